@@ -1,0 +1,3 @@
+//! The `ringmail` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Memory that a peer may read and write while the program runs.

@@ -1,0 +1,1 @@
+//! RDMA on every machine.

@@ -1,0 +1,1 @@
+//! RoCEv2 and IB connection management as a sans-I/O protocol engine.

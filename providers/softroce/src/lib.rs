@@ -1,0 +1,1 @@
+//! Ringmail provider on the software RNIC.

@@ -1,0 +1,3 @@
+//! Everything a developer of Ringmail repeats.
+
+fn main() {}
