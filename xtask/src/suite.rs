@@ -1,0 +1,127 @@
+//! The test suites: their table, and running them.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::need::{self, Need};
+use crate::runner::{self, cargo};
+use crate::tally::Tally;
+
+/// A named set of tests with what it needs of the machine.
+struct Suite {
+    name: &'static str,
+    about: &'static str,
+    needs: &'static [Need],
+    /// The commands that it runs, in order.
+    steps: fn(&Selection) -> Vec<Command>,
+}
+
+/// Every suite, in the order in which they run.
+const SUITES: &[Suite] = &[Suite {
+    name: "fast",
+    about: "formatting, lints, unit and integration tests, doc tests, documentation",
+    needs: &[],
+    steps: fast,
+}];
+
+/// Which suites to run.
+#[derive(Args, Default)]
+pub(crate) struct Selection {
+    /// Run only this suite; may be repeated.
+    #[arg(long = "suite", value_name = "NAME", value_parser = known_suite)]
+    suites: Vec<String>,
+}
+
+impl Selection {
+    fn includes(&self, suite: &Suite) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|name| name == suite.name)
+    }
+}
+
+/// Runs the selected suites and prints the closing line. True if nothing failed.
+pub(crate) fn run(selection: &Selection) -> Result<bool> {
+    let mut total = Tally::default();
+    let mut remarks = Vec::new();
+    for suite in SUITES.iter().filter(|suite| selection.includes(suite)) {
+        println!("\n== {}: {}", suite.name, suite.about);
+        if let Err(lack) = suite.needs.iter().try_for_each(Need::meet) {
+            // Root can have everything that a suite needs, so that nothing excuses leaving it out.
+            let failed = need::is_root();
+            let verdict = if failed { "FAILED" } else { "skipped" };
+            remarks.push(format!("suite {} {verdict}: {lack:#}", suite.name));
+            println!("{}", remarks[remarks.len() - 1]);
+            total += Tally {
+                passed: 0,
+                failed: failed.into(),
+                skipped: (!failed).into(),
+            };
+            continue;
+        }
+        let mut tally = Tally::default();
+        for mut step in (suite.steps)(selection) {
+            tally += runner::run(&mut step)?;
+        }
+        remarks.push(format!("suite {}: {tally}", suite.name));
+        total += tally;
+    }
+    println!("\n{}", remarks.join("\n"));
+    println!("{total}");
+    Ok(total.failed == 0)
+}
+
+/// The suites as lines of help.
+pub(crate) fn table() -> String {
+    let mut text = String::from("Suites:\n");
+    for suite in SUITES {
+        writeln!(text, "  {:<8}{}", suite.name, suite.about).expect("writing to a string");
+    }
+    text
+}
+
+fn known_suite(name: &str) -> Result<String> {
+    if SUITES.iter().any(|suite| suite.name == name) {
+        return Ok(name.to_owned());
+    }
+    let names: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+    bail!("no suite of that name; there are {}", names.join(", "))
+}
+
+fn fast(_: &Selection) -> Vec<Command> {
+    let mut doc = cargo(&[
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    vec![
+        cargo(&["fmt", "--all", "--check"]),
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+        tests(&["--workspace"]),
+        cargo(&["test", "--workspace", "--doc"]),
+        doc,
+    ]
+}
+
+/// Runs tests with the better runner where it is installed.
+fn tests(selection: &[&str]) -> Command {
+    let mut command = if runner::has_nextest() {
+        // Everything is run before the verdict: one failure does not hide another.
+        cargo(&["nextest", "run", "--no-fail-fast", "--no-tests=pass"])
+    } else {
+        cargo(&["test", "--no-fail-fast"])
+    };
+    command.args(selection);
+    command
+}
