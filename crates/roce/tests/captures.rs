@@ -7,8 +7,10 @@ mod pcap;
 use std::collections::BTreeSet;
 
 use pcap::Packet;
+use ringmail_roce::wire::cm::{IpCm, Message};
 use ringmail_roce::wire::icrc::{IdBasis, Identification, Verdict};
-use ringmail_roce::wire::{Headers, ICRC_LEN, MAX_HEADERS};
+use ringmail_roce::wire::mad::MAD_LEN;
+use ringmail_roce::wire::{Headers, ICRC_LEN, MAX_HEADERS, Qpn};
 
 const CAPTURES: [(&str, usize); 3] = [("rxe_ipv4", 252), ("rxe_cm_ipv4", 119), ("rxe_ipv6", 168)];
 
@@ -52,6 +54,34 @@ fn every_packet_re_emits_to_the_same_bytes() {
     ];
     for name in expected {
         assert!(names.contains(name), "{name} is in the captures: {names:?}");
+    }
+}
+
+#[test]
+fn every_connection_management_message_re_emits_to_the_same_bytes() {
+    let mut names = BTreeSet::new();
+    for packet in pcap::read("rxe_cm_ipv4") {
+        let (headers, payload) = Headers::parse(&packet.udp_payload).expect("a packet");
+        if headers.bth.dest_qp != Qpn::GSI {
+            continue;
+        }
+        let (transaction, message) = Message::parse(payload).expect("a CM message");
+        let mut again = [0xA5; MAD_LEN];
+        message.emit(transaction, &mut again);
+        assert_eq!(again[..], *payload, "{message:?}");
+        names.insert(message.name());
+
+        if let Message::Req(req) = message {
+            let (ip, _) = IpCm::parse(&req.private_data).expect("an IP-CM header");
+            assert_eq!(ip.source(), packet.source.ip());
+            assert_eq!(ip.destination(), packet.destination.ip());
+            assert_eq!(req.primary.local_gid.ip(), packet.source.ip());
+            assert_eq!(req.primary.remote_gid.ip(), packet.destination.ip());
+            assert!(req.service.port().is_some(), "{}", req.service);
+        }
+    }
+    for name in ["REQ", "REP", "RTU", "DREQ", "DREP"] {
+        assert!(names.contains(name), "{name} is in the capture: {names:?}");
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Syndrome {
     },
     /// No receive buffer was posted: ask again after the time of the timer code.
     RnrNak {
-        /// Timer code, 0 to 31 (IBA table 45).
+        /// Timer code, 0 to 31.
         timer: u8,
     },
     /// Refused.

@@ -1,6 +1,6 @@
 //! What a packet is: transport service and operation in one byte.
 //!
-//! IBA Vol. 1, 9.2.1 (table 35). The upper three bits are the service, the lower five the operation;
+//! IBA Vol. 1, 9.2.1. The upper three bits are the service, the lower five the operation;
 //! only the combinations that exist become known variants. RD and XRC are not spoken and stay
 //! `Unknown`, as do FLUSH and ATOMIC WRITE. Code points from 0xC0 are the manufacturer's.
 

@@ -1,7 +1,7 @@
 //! Selective acknowledgement: an extension between software peers.
 //!
 //! Not in the specification. It is sent only to a peer that has said it understands it (see
-//! `wire::extension`), as opcode 0xC1 of the manufacturer's range, behind a BTH and an AETH that
+//! [`super::extension`]), as opcode 0xC1 of the manufacturer's range, behind a BTH and an AETH that
 //! mean what they mean in an acknowledgement; this header adds which packets beyond a gap have
 //! arrived, and how much the receiver can take.
 
