@@ -6,9 +6,11 @@ mod need;
 mod runner;
 mod suite;
 mod tally;
+mod vm;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// Everything a developer of Ringmail repeats.
@@ -26,19 +28,21 @@ enum Task {
     Test(suite::Selection),
     /// Run what every change must pass: all suites.
     Ci,
+    /// Boot the tests' Linux kernel and run a command in it.
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().task {
+    run(Cli::parse().task).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
         Task::Test(selection) => suite::run(&selection),
         Task::Ci => suite::run(&suite::Selection::default()),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
+        Task::Vm(arguments) => vm::run(&arguments),
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
+use testbed::Image;
 
 /// One thing that a suite needs of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,8 @@ pub(crate) enum Need {
     Root,
     /// A character device.
     Device(&'static str),
+    /// The kernel and the file system of the guest.
+    GuestImage,
 }
 
 /// Whether this process runs as root.
@@ -39,6 +42,7 @@ impl Need {
             Self::Root => bail!("needs root, for network namespaces of its own: run it with sudo"),
             Self::Device(path) if Path::new(path).exists() => Ok(()),
             Self::Device(path) => bail!("needs {path}, which this machine does not have"),
+            Self::GuestImage => guest_image(),
         }
     }
 }
@@ -65,6 +69,19 @@ fn install(names: &[&'static str]) -> Result<()> {
     // The package lists of a fresh machine are empty, and old ones name packages that are gone: so update first, once.
     if !(apt_get(&["update", "--quiet"])? && apt_get(&arguments)?) {
         bail!("cannot install {}", missing.join(" "));
+    }
+    Ok(())
+}
+
+/// Makes the guest's image where there is none yet.
+fn guest_image() -> Result<()> {
+    if !Image::is_made() {
+        println!("making the guest's image from Debian's packages");
+        // It is made of the newest packages, which old lists may not name or name after they are gone.
+        if is_root() && !apt_get(&["update", "--quiet"])? {
+            bail!("cannot update the package lists");
+        }
+        Image::get()?;
     }
     Ok(())
 }

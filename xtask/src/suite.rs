@@ -1,7 +1,7 @@
 //! The test suites: their table, and running them.
 
 use std::fmt::Write as _;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -20,12 +20,29 @@ struct Suite {
 }
 
 /// Every suite, in the order in which they run.
-const SUITES: &[Suite] = &[Suite {
-    name: "fast",
-    about: "formatting, lints, unit and integration tests, doc tests, documentation",
-    needs: &[],
-    steps: fast,
-}];
+const SUITES: &[Suite] = &[
+    Suite {
+        name: "fast",
+        about: "formatting, lints, unit and integration tests, doc tests, documentation",
+        needs: &[],
+        steps: fast,
+    },
+    Suite {
+        name: "kernel",
+        about: "against the soft-RoCE of a Linux kernel, in a virtual machine",
+        needs: &[
+            Need::Root,
+            Need::Device("/dev/net/tun"),
+            Need::Packages(&[
+                "ca-certificates",
+                "iproute2",
+                "qemu-system-x86",
+                "util-linux",
+            ]),
+        ],
+        steps: kernel,
+    },
+];
 
 /// Which suites to run.
 #[derive(Args, Default)]
@@ -41,8 +58,8 @@ impl Selection {
     }
 }
 
-/// Runs the selected suites and prints the closing line. True if nothing failed.
-pub(crate) fn run(selection: &Selection) -> Result<bool> {
+/// Runs the selected suites and prints the closing line.
+pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
     let mut total = Tally::default();
     let mut remarks = Vec::new();
     for suite in SUITES.iter().filter(|suite| selection.includes(suite)) {
@@ -69,7 +86,20 @@ pub(crate) fn run(selection: &Selection) -> Result<bool> {
     }
     println!("\n{}", remarks.join("\n"));
     println!("{total}");
-    Ok(total.failed == 0)
+    Ok(if total.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Makes everything there that the suite of that name needs.
+pub(crate) fn meet_needs_of(name: &str) -> Result<()> {
+    let suite = SUITES
+        .iter()
+        .find(|suite| suite.name == name)
+        .expect("a suite of the table");
+    suite.needs.iter().try_for_each(Need::meet)
 }
 
 /// The suites as lines of help.
@@ -108,20 +138,39 @@ fn fast(_: &Selection) -> Vec<Command> {
             "-D",
             "warnings",
         ]),
-        tests(&["--workspace"]),
+        tests(&["--workspace"], None),
         cargo(&["test", "--workspace", "--doc"]),
         doc,
     ]
 }
 
+fn kernel(_: &Selection) -> Vec<Command> {
+    // One machine at a time: each keeps a processor busy.
+    vec![tests(
+        &[
+            "--package=ringmail-testbed",
+            "--features=kernel",
+            "--test=kernel",
+        ],
+        Some(1),
+    )]
+}
+
 /// Runs tests with the better runner where it is installed.
-fn tests(selection: &[&str]) -> Command {
-    let mut command = if runner::has_nextest() {
-        // Everything is run before the verdict: one failure does not hide another.
+fn tests(selection: &[&str], threads: Option<u32>) -> Command {
+    let nextest = runner::has_nextest();
+    // Everything is run before the verdict: one failure does not hide another.
+    let mut command = if nextest {
         cargo(&["nextest", "run", "--no-fail-fast", "--no-tests=pass"])
     } else {
         cargo(&["test", "--no-fail-fast"])
     };
     command.args(selection);
+    if let Some(threads) = threads {
+        if !nextest {
+            command.arg("--");
+        }
+        command.arg(format!("--test-threads={threads}"));
+    }
     command
 }
