@@ -3,6 +3,8 @@
 //! The engine decides; the host moves bytes. Both traits are implemented by the software RNIC and by the
 //! simulator. A host is made for one queue pair at a time, so no method names one.
 
+use std::net::IpAddr;
+
 use crate::verbs::{Access, Completion, Path, QpEvent, RecvWork, SgeList};
 use crate::wire::{Headers, Key};
 
@@ -22,6 +24,21 @@ pub enum AtomicOp {
         /// What it then holds.
         swap: u64,
     },
+}
+
+/// What the IP and UDP headers said of a packet that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The sender's address.
+    pub source: IpAddr,
+    /// Ours, of the same family.
+    pub destination: IpAddr,
+    /// IPv4 TOS or IPv6 traffic class.
+    pub traffic_class: u8,
+    /// IPv4 TTL or IPv6 hop limit.
+    pub hop_limit: u8,
+    /// Bytes of the UDP datagram, its header included.
+    pub udp_length: u16,
 }
 
 /// Memory, queues and events of one queue pair.

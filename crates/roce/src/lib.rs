@@ -1,11 +1,12 @@
 //! RoCEv2 and IB connection management as a sans-I/O protocol engine.
 //!
 //! Protocol logic takes time and bytes and returns decisions; it owns no socket, thread, clock or
-//! randomness. [`wire`] is the packet formats, [`verbs`] the vocabulary of work and completions, [`host`] what
-//! the engine asks of the NIC around it.
+//! randomness. [`wire`] is the packet formats, [`verbs`] the vocabulary of work and completions, [`qp`] the
+//! queue-pair engine, [`host`] what it asks of the NIC around it.
 #![forbid(unsafe_code)]
 
 pub mod host;
+pub mod qp;
 pub mod time;
 pub mod verbs;
 pub mod wire;

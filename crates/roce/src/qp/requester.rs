@@ -1,0 +1,693 @@
+//! Sends the requests of one reliable connection and brings each to its end.
+//!
+//! IBA Vol. 1, 9.7 (reliable service): segmentation, acknowledgement, READ and atomic responses, retries. Towards
+//! anyone go-back-N; between software peers selective repeat ([`super::selective`]). No I/O and no clock; what the
+//! packets look like is [`super::link`]'s, how many may be in flight [`super::congestion`]'s.
+//!
+//! The function that decides a retransmission is [`Requester::handle_timeout`] for silence,
+//! [`Requester::on_gap`] for evidence.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::host::{Host, Transmit};
+use crate::time::Instant;
+use crate::verbs::{Completion, Local, Retries, SendFlags, SendWork, Status, rnr_delay};
+use crate::wire::{Aeth, Headers, NakCode, Psn, Sack, Syndrome};
+
+use super::congestion::{Congestion, MAX_PACKETS, PACKET_OVERHEAD};
+use super::link::Link;
+use super::psn_set::PsnSet;
+use super::selective::Selective;
+use super::send_queue::{Cursor, SendQueue, Wqe};
+
+/// Longest wait between probes, as a power of two of the first.
+const MAX_BACKOFF: u32 = 6;
+
+#[derive(Debug)]
+pub(super) struct Requester {
+    queue: SendQueue,
+    /// The next packet to send, and its PSN.
+    cursor: Cursor,
+    next: Psn,
+    /// The oldest PSN that is not finished, and the first that was never sent.
+    una: Psn,
+    high: Psn,
+    /// Everything before this was acknowledged, READs and atomics perhaps without their responses.
+    acked: Psn,
+    /// Response PSNs beyond `una` that arrived.
+    answered: PsnSet,
+    /// Ends of the READ requests and atomics in flight.
+    reads: VecDeque<Psn>,
+    in_flight: u32,
+    congestion: Congestion,
+    selective: Option<Box<Selective>>,
+    /// When silence counts as loss.
+    timer: Option<Instant>,
+    /// The peer asked us to wait until then.
+    not_ready_until: Option<Instant>,
+    retries: u8,
+    rnr_retries: u8,
+    /// Probes since something came back.
+    backoff: u32,
+    last_progress: Instant,
+    /// A packet whose round trip is being measured.
+    timed: Option<(Psn, Instant)>,
+    /// A gap at this PSN was already acted upon.
+    rewound: Option<Psn>,
+    draining: bool,
+    retransmitted: u64,
+}
+
+impl Requester {
+    pub(super) fn new() -> Self {
+        Self {
+            queue: SendQueue::new(),
+            cursor: Cursor::default(),
+            next: Psn::default(),
+            una: Psn::default(),
+            high: Psn::default(),
+            acked: Psn::default(),
+            answered: PsnSet::new(),
+            reads: VecDeque::new(),
+            in_flight: 0,
+            congestion: Congestion::fixed(),
+            selective: None,
+            timer: None,
+            not_ready_until: None,
+            retries: 0,
+            rnr_retries: 0,
+            backoff: 0,
+            last_progress: Instant::ZERO,
+            timed: None,
+            rewound: None,
+            draining: false,
+            retransmitted: 0,
+        }
+    }
+
+    /// Starts sending at the link's first PSN.
+    pub(super) fn start(&mut self, link: &Link) {
+        self.queue.set_psn(link.sq_psn);
+        self.una = link.sq_psn;
+        self.next = self.una;
+        self.high = self.una;
+        self.acked = self.una;
+        self.refill_retries(link);
+    }
+
+    /// Switches to selective repeat and delay-based congestion control, for a peer that takes `budget` bytes.
+    pub(super) fn use_extensions(&mut self, budget: u32) {
+        if self.selective.is_none() {
+            self.selective = Some(Box::new(Selective::new(self.high)));
+            self.congestion.use_delay(budget);
+        } else {
+            self.congestion.set_budget(budget);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn retransmitted(&self) -> u64 {
+        self.retransmitted
+    }
+
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.congestion.round_trip()
+    }
+
+    pub(super) fn set_draining(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
+    /// Whether nothing that was started is unfinished.
+    pub(super) fn is_drained(&self) -> bool {
+        self.una == self.high
+    }
+
+    pub(super) fn push(&mut self, link: &Link, work: SendWork, failed: Option<Status>) {
+        self.queue.push(work, link.mtu(), failed);
+    }
+
+    /// How the oldest work failed, when it did: the queue pair is then in error.
+    pub(super) fn failure(&self) -> Option<Status> {
+        self.queue.front().and_then(|wqe| wqe.failed)
+    }
+
+    /// Ends all work: the oldest with `first`, the others flushed.
+    pub(super) fn flush(&mut self, link: &Link, first: Option<Status>, host: &mut impl Host) {
+        let mut status = first.unwrap_or(Status::Flushed);
+        while let Some(wqe) = self.queue.pop() {
+            host.complete_send(completion_of(link, &wqe, status));
+            status = Status::Flushed;
+        }
+        self.timer = None;
+        self.not_ready_until = None;
+        self.una = self.high;
+        self.next = self.high;
+        self.cursor = Cursor::default();
+        self.reads.clear();
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        match self.not_ready_until {
+            Some(until) => Some(until),
+            None => self.timer,
+        }
+    }
+
+    /// Whether [`Requester::transmit`] might have something to send.
+    #[inline]
+    pub(super) fn has_work(&self) -> bool {
+        self.not_ready_until.is_none() && (self.cursor.index < self.queue.len() || self.has_lost())
+    }
+
+    fn has_lost(&self) -> bool {
+        self.selective
+            .as_ref()
+            .is_some_and(|selective| selective.next_lost(self.una, self.high).is_some())
+    }
+
+    /// Sends what may be sent. Whether anything was.
+    pub(super) fn transmit(&mut self, now: Instant, link: &Link, out: &mut impl Transmit) -> bool {
+        if self.not_ready_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        self.not_ready_until = None;
+        if self.una == self.high {
+            self.last_progress = now;
+        }
+        let mut sent = false;
+        while out.has_room() && (self.send_lost(link, out) || self.send_next(now, link, out)) {
+            sent = true;
+        }
+        if self.timer.is_none() && self.una != self.high {
+            self.arm(now, link);
+        }
+        sent
+    }
+
+    /// Sends the packet at the cursor, if everything permits it.
+    fn send_next(&mut self, now: Instant, link: &Link, out: &mut impl Transmit) -> bool {
+        let Cursor { index, packet } = self.cursor;
+        match self.queue.get(index) {
+            Some(wqe) if wqe.failed.is_none() => {
+                let fenced = wqe.work.flags.contains(SendFlags::FENCE) && !self.reads.is_empty();
+                if packet == 0 && (fenced || self.draining) {
+                    return false;
+                }
+            }
+            _ => return false,
+        }
+        if packet == 0 {
+            self.queue.start(index);
+        }
+        let Some(wqe) = self.queue.get(index) else {
+            return false;
+        };
+        let count = packets_asked(link, wqe, packet);
+        if wqe.has_response() && self.reads.len() >= usize::from(link.max_rd_atomic) {
+            return false;
+        }
+        let cost = cost(link, wqe, packet, packet + count);
+        let distance = self.next.since(self.una).max(0) as u32;
+        if self.in_flight != 0 && self.in_flight + cost > self.congestion.window()
+            || distance + count > MAX_PACKETS
+        {
+            return false;
+        }
+        let psn = self.next;
+        let ends = packet + count == wqe.packets;
+        let ack_request = ends || psn.value() & 15 == 15;
+        let (headers, payload) = link.request(wqe, packet, count, ack_request);
+        let Some(path) = &link.path else { return false };
+        if out.send(path, &headers, payload).is_err() {
+            self.queue.fail(index, Status::LocalProtection);
+            return false;
+        }
+        let end = psn + count;
+        if wqe.has_response() {
+            self.reads.push_back(end);
+        }
+        self.cursor = if ends {
+            Cursor {
+                index: index + 1,
+                packet: 0,
+            }
+        } else {
+            Cursor {
+                index,
+                packet: packet + count,
+            }
+        };
+        self.in_flight += cost;
+        self.next = end;
+        if end.since(self.high) > 0 {
+            self.high = end;
+            if self.timed.is_none() && ack_request {
+                self.timed = Some((psn, now));
+            }
+        } else {
+            self.retransmitted += 1;
+        }
+        true
+    }
+
+    /// Sends a lost packet again (selective repeat).
+    fn send_lost(&mut self, link: &Link, out: &mut impl Transmit) -> bool {
+        let Some(selective) = &mut self.selective else {
+            return false;
+        };
+        let Some(psn) = selective.next_lost(self.una, self.high) else {
+            return false;
+        };
+        let Cursor { index, packet } = self.queue.locate(psn);
+        let Some(wqe) = self.queue.get(index) else {
+            return false;
+        };
+        let most = packets_asked(link, wqe, packet);
+        let count = (1..most)
+            .take_while(|&step| selective.is_lost(psn + step))
+            .count() as u32
+            + 1;
+        let (headers, payload) = link.request(wqe, packet, count, true);
+        let Some(path) = &link.path else { return false };
+        if out.send(path, &headers, payload).is_err() {
+            self.queue.fail(index, Status::LocalProtection);
+            return false;
+        }
+        selective.sent_again(psn, count, self.high);
+        self.timed = None;
+        self.retransmitted += 1;
+        true
+    }
+
+    /// An acknowledgement without data.
+    pub(super) fn handle_acknowledge(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        psn: Psn,
+        aeth: Aeth,
+        host: &mut impl Host,
+    ) {
+        // One that was never asked for, or is older than what is known, says nothing.
+        if psn.since(self.high) >= 0 || psn.next().since(self.una) < 0 {
+            return;
+        }
+        match aeth.syndrome {
+            Syndrome::Ack { .. } => {
+                self.acknowledge(psn.next());
+                self.advance(now, link, host);
+                self.answer_gap(now, link);
+            }
+            Syndrome::RnrNak { timer } => {
+                self.acknowledge(psn);
+                self.advance(now, link, host);
+                self.on_not_ready(now, link, psn, timer);
+            }
+            Syndrome::Nak(NakCode::PsnSequence) => {
+                self.acknowledge(psn);
+                self.advance(now, link, host);
+                self.on_gap(now, link);
+            }
+            Syndrome::Nak(code) => {
+                self.acknowledge(psn);
+                self.advance(now, link, host);
+                self.on_refusal(now, link, psn, code);
+            }
+            Syndrome::Reserved(_) => {}
+        }
+    }
+
+    /// A selective acknowledgement (extension).
+    pub(super) fn handle_sack(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        sack: &Sack,
+        host: &mut impl Host,
+    ) {
+        if sack.expected.since(self.high) > 0 || self.selective.is_none() {
+            return;
+        }
+        if sack.window != 0 {
+            self.congestion
+                .set_budget(u32::from(sack.window) * link.mtu());
+        }
+        self.acknowledge(sack.expected);
+        self.advance(now, link, host);
+        let Some(selective) = &mut self.selective else {
+            return;
+        };
+        if let Some(highest) = selective.note(sack, self.una, self.high) {
+            let answered = &self.answered;
+            if selective.mark_lost(self.una, highest, self.high, |psn| answered.contains(psn)) {
+                self.congestion.on_loss(now);
+            }
+        }
+    }
+
+    /// A packet of a READ response. The last, in whatever order they come, completes the READ.
+    pub(super) fn handle_read_response(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        headers: &Headers,
+        payload: &[u8],
+        host: &mut impl Host,
+    ) {
+        let psn = headers.bth.psn;
+        let Some((index, packet)) = self.awaited(psn) else {
+            return;
+        };
+        let Some(wqe) = self.queue.get(index) else {
+            return;
+        };
+        let offset = wqe.bytes_before(packet, link.mtu());
+        let length = wqe.bytes_before(packet + 1, link.mtu()) - offset;
+        let Local::Gather(list) = &wqe.work.local else {
+            return;
+        };
+        if wqe.work.operation.is_atomic() || payload.len() != length as usize {
+            return;
+        }
+        if length != 0 && host.scatter(list, u64::from(offset), payload).is_err() {
+            self.queue.fail(index, Status::LocalProtection);
+        }
+        self.answer(now, link, psn, host);
+    }
+
+    /// The response to an atomic.
+    pub(super) fn handle_atomic_response(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        headers: &Headers,
+        host: &mut impl Host,
+    ) {
+        let (psn, Some(response)) = (headers.bth.psn, headers.atomic_ack) else {
+            return;
+        };
+        let Some((index, _)) = self.awaited(psn) else {
+            return;
+        };
+        let Some(wqe) = self.queue.get(index) else {
+            return;
+        };
+        let Local::Gather(list) = &wqe.work.local else {
+            return;
+        };
+        if !wqe.work.operation.is_atomic() {
+            return;
+        }
+        if host
+            .scatter(list, 0, &response.original.to_ne_bytes())
+            .is_err()
+        {
+            self.queue.fail(index, Status::LocalProtection);
+        }
+        self.answer(now, link, psn, host);
+    }
+
+    /// The work and packet that a response with `psn` would answer.
+    fn awaited(&self, psn: Psn) -> Option<(usize, u32)> {
+        if psn.since(self.una) < 0 || psn.since(self.high) >= 0 || self.answered.contains(psn) {
+            return None;
+        }
+        let Cursor { index, packet } = self.queue.locate(psn);
+        let wqe = self.queue.get(index)?;
+        wqe.has_response().then_some((index, packet))
+    }
+
+    fn answer(&mut self, now: Instant, link: &Link, psn: Psn, host: &mut impl Host) {
+        self.answered.insert(psn);
+        // IBA 9.7.5.1.2: a response also acknowledges every request before its own.
+        self.acknowledge(psn);
+        self.advance(now, link, host);
+        self.answer_gap(now, link);
+    }
+
+    #[inline]
+    fn acknowledge(&mut self, upto: Psn) {
+        if upto.since(self.acked) > 0 && upto.since(self.high) <= 0 {
+            self.acked = upto;
+        }
+    }
+
+    /// Moves `una` over everything that is finished and completes the work that ends on the way.
+    fn advance(&mut self, now: Instant, link: &Link, host: &mut impl Host) {
+        let before = self.una;
+        let mut freed = 0;
+        while self.una != self.high {
+            let Some(wqe) = self.queue.front() else { break };
+            let end = wqe.end();
+            let mut to = self.una;
+            if wqe.has_response() {
+                while to != end && self.answered.remove(to) {
+                    to = to.next();
+                }
+            } else if self.acked.since(to) > 0 {
+                to = if self.acked.since(end) < 0 {
+                    self.acked
+                } else {
+                    end
+                };
+            }
+            if to == self.una {
+                break;
+            }
+            let from_packet = self.una.since(wqe.first).max(0) as u32;
+            let to_packet = to.since(wqe.first).max(0) as u32;
+            freed += cost(link, wqe, from_packet, to_packet);
+            self.una = to;
+            if to != end || wqe.failed.is_some() {
+                break;
+            }
+            let signaled = wqe.is_signaled();
+            let wqe = self.queue.pop().expect("it was at the front");
+            self.cursor.index = self.cursor.index.saturating_sub(1);
+            if signaled {
+                host.complete_send(completion_of(link, &wqe, Status::Success));
+            }
+        }
+        if self.una == before {
+            return;
+        }
+        self.in_flight = self.in_flight.saturating_sub(freed);
+        while self
+            .reads
+            .front()
+            .is_some_and(|end| end.since(self.una) <= 0)
+        {
+            self.reads.pop_front();
+        }
+        if let Some(selective) = &mut self.selective {
+            selective.forget(before, self.una);
+        }
+        if self.next.since(self.una) < 0 {
+            // An acknowledgement came for what was about to be sent again.
+            self.next = self.una;
+            self.cursor = self.queue.locate(self.una);
+            self.in_flight = 0;
+        }
+        if let Some((psn, sent)) = self.timed
+            && self.una.since(psn) > 0
+        {
+            self.timed = None;
+            self.congestion.on_round_trip(now, now - sent, freed);
+        }
+        self.last_progress = now;
+        self.backoff = 0;
+        self.refill_retries(link);
+        self.timer = None;
+        if self.una != self.high {
+            self.arm(now, link);
+        }
+    }
+
+    /// Acknowledgements went past a READ or atomic whose response is missing.
+    fn answer_gap(&mut self, now: Instant, link: &Link) {
+        if self.acked.since(self.una) > 0 {
+            self.on_gap(now, link);
+        }
+    }
+
+    /// There is evidence that the packet at `una`, or the response to it, was lost.
+    fn on_gap(&mut self, now: Instant, link: &Link) {
+        if let Some(selective) = &mut self.selective {
+            let answered = &self.answered;
+            selective.carried_out(self.una, self.acked);
+            if selective.mark_lost(self.una, self.acked, self.high, |psn| {
+                answered.contains(psn)
+            }) {
+                self.congestion.on_loss(now);
+            }
+        } else if self.rewound != Some(self.una) {
+            self.rewound = Some(self.una);
+            self.retry(now, link);
+        }
+    }
+
+    /// Goes back to the oldest unfinished packet, if a try is left.
+    fn retry(&mut self, now: Instant, link: &Link) {
+        if link.retry_count != Retries::Unlimited {
+            if self.retries == 0 {
+                self.queue.fail(0, Status::RetryExceeded);
+                return;
+            }
+            self.retries -= 1;
+        }
+        self.congestion.on_timeout(now);
+        self.rewind();
+    }
+
+    fn rewind(&mut self) {
+        self.next = self.una;
+        self.cursor = self.queue.locate(self.una);
+        self.in_flight = 0;
+        self.timed = None;
+        while self.reads.back().is_some_and(|end| end.since(self.una) > 0) {
+            self.reads.pop_back();
+        }
+    }
+
+    fn on_not_ready(&mut self, now: Instant, link: &Link, psn: Psn, timer: u8) {
+        if psn != self.una {
+            // A response before it is missing; that comes first.
+            return self.on_gap(now, link);
+        }
+        if self.not_ready_until.is_some() {
+            return;
+        }
+        if link.rnr_retry != Retries::Unlimited {
+            if self.rnr_retries == 0 {
+                self.queue.fail(0, Status::RnrRetryExceeded);
+                return;
+            }
+            self.rnr_retries -= 1;
+        }
+        self.not_ready_until = Some(now + rnr_delay(timer));
+        self.last_progress = now;
+        self.timer = None;
+        match &mut self.selective {
+            Some(selective) => selective.give_up(psn),
+            None => self.rewind(),
+        }
+    }
+
+    /// The peer refused the request at `psn` for good.
+    fn on_refusal(&mut self, now: Instant, link: &Link, psn: Psn, code: NakCode) {
+        let status = match code {
+            NakCode::InvalidRequest | NakCode::InvalidRd => Status::RemoteInvalidRequest,
+            NakCode::RemoteAccess => Status::RemoteAccess,
+            NakCode::RemoteOperational => Status::RemoteOperation,
+            NakCode::PsnSequence | NakCode::Unknown(_) => return,
+        };
+        let is_oldest = self
+            .queue
+            .front()
+            .is_some_and(|wqe| psn.since(wqe.first) >= 0 && psn.since(wqe.end()) < 0);
+        if is_oldest && self.una != self.high {
+            self.queue.fail(0, status);
+        } else if self.una != self.high {
+            self.on_gap(now, link);
+        }
+    }
+
+    /// Congestion notification from the network.
+    pub(super) fn handle_notification(&mut self, now: Instant) {
+        self.congestion.on_notification(now);
+    }
+
+    /// Decides what silence means.
+    pub(super) fn handle_timeout(&mut self, now: Instant, link: &Link) {
+        if self.not_ready_until.is_some_and(|until| until <= now) {
+            self.not_ready_until = None;
+        }
+        if self.timer.is_none_or(|timer| now < timer) {
+            return;
+        }
+        self.timer = None;
+        if self.una == self.high {
+            return;
+        }
+        let Some(selective) = &mut self.selective else {
+            self.rewound = None;
+            return self.retry(now, link);
+        };
+        if let (Some(timeout), Retries::Limited(count)) = (link.timeout, link.retry_count)
+            && now.since(self.last_progress) >= timeout * (u32::from(count) + 1)
+        {
+            self.queue.fail(0, Status::RetryExceeded);
+            return;
+        }
+        // First ask with the newest packet: the answer tells what is missing. Then send everything again.
+        let newest = self.high - 1;
+        let answered = &self.answered;
+        if self.backoff == 0 && newest != self.una && !answered.contains(newest) {
+            selective.give_up(newest);
+        } else {
+            selective.give_up_all(self.una, self.high, |psn| answered.contains(psn));
+            self.congestion.on_timeout(now);
+        }
+        self.backoff += 1;
+        self.arm(now, link);
+    }
+
+    fn arm(&mut self, now: Instant, link: &Link) {
+        let patience = if self.selective.is_some() {
+            let probe = self.congestion.probe_timeout() * (1 << self.backoff.min(MAX_BACKOFF));
+            Some(link.timeout.map_or(probe, |timeout| probe.min(timeout)))
+        } else {
+            link.timeout
+        };
+        self.timer = patience.map(|patience| now + patience);
+    }
+
+    fn refill_retries(&mut self, link: &Link) {
+        let count = |retries| match retries {
+            Retries::Limited(count) => count,
+            Retries::Unlimited => 0,
+        };
+        self.retries = count(link.retry_count);
+        self.rnr_retries = count(link.rnr_retry);
+        self.rewound = None;
+    }
+}
+
+/// Packets that the request at `packet` of `wqe` stands for: one, or for READs the rest of its chunk. Chunks
+/// begin at fixed places, so that a repeated request never asks beyond what the first one asked.
+fn packets_asked(link: &Link, wqe: &Wqe, packet: u32) -> u32 {
+    if !wqe.has_response() {
+        return 1;
+    }
+    let chunk = link.read_chunk();
+    (chunk - packet % chunk).min(wqe.packets - packet)
+}
+
+/// Bytes that packets `from .. to` of `wqe` count for in the window.
+#[inline]
+fn cost(link: &Link, wqe: &Wqe, from: u32, to: u32) -> u32 {
+    wqe.bytes_before(to, link.mtu()) - wqe.bytes_before(from, link.mtu())
+        + (to - from) * PACKET_OVERHEAD
+}
+
+fn completion_of(link: &Link, wqe: &Wqe, status: Status) -> Completion {
+    let byte_len = if status == Status::Success && wqe.has_response() {
+        wqe.length
+    } else {
+        0
+    };
+    Completion {
+        byte_len,
+        ..Completion::of(
+            wqe.work.wr_id,
+            link.qpn,
+            wqe.work.operation.completion_kind(),
+            status,
+        )
+    }
+}
