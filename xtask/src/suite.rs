@@ -28,6 +28,15 @@ const SUITES: &[Suite] = &[
         steps: fast,
     },
     Suite {
+        name: "wire",
+        about: "packets between two network namespaces, as Wireshark and the specification see them",
+        needs: &[
+            Need::Root,
+            Need::Packages(&["ethtool", "iproute2", "tcpdump", "tshark", "util-linux"]),
+        ],
+        steps: wire,
+    },
+    Suite {
         name: "kernel",
         about: "against the soft-RoCE of a Linux kernel, in a virtual machine",
         needs: &[
@@ -142,6 +151,18 @@ fn fast(_: &Selection) -> Vec<Command> {
         cargo(&["test", "--workspace", "--doc"]),
         doc,
     ]
+}
+
+fn wire(_: &Selection) -> Vec<Command> {
+    vec![tests(
+        &[
+            "--package=ringmail-testbed",
+            "--features=wire",
+            "--lib",
+            "--test=wire",
+        ],
+        None,
+    )]
 }
 
 fn kernel(_: &Selection) -> Vec<Command> {

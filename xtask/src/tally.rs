@@ -27,10 +27,10 @@ impl Tally {
     /// Reads a runner's closing line; `None` for every other line.
     pub(crate) fn from_line(line: &str) -> Option<Self> {
         let line = without_colours(line);
-        let line = line.trim_start();
+        // Nextest shows what a failed test printed, its own `test result:` included, but indented.
         let counts = if line.starts_with("test result:") {
-            line
-        } else if line.starts_with("Summary [") {
+            line.as_str()
+        } else if line.trim_start().starts_with("Summary [") {
             line.split_once("tests run:")
                 .or_else(|| line.split_once("test run:"))?
                 .1
@@ -150,6 +150,7 @@ mod tests {
             "running 3 tests",
             "warning: 3 passed",
             "Summary of changes",
+            "    test result: FAILED. 0 passed; 1 failed",
         ] {
             assert_eq!(Tally::from_line(line), None, "{line}");
         }

@@ -6,16 +6,22 @@
 
 #![forbid(unsafe_code)]
 
+mod capture;
 mod cpio;
+mod icrc;
 mod image;
+mod judge;
 mod modules;
 mod namespace;
 mod packages;
+mod pcap;
 mod process;
 mod transcript;
 mod vm;
 
+pub use capture::Capture;
 pub use image::Image;
+pub use judge::{Judgement, Packet};
 pub use namespace::Namespace;
 pub use process::{Output, Process};
 pub use vm::{
