@@ -158,7 +158,7 @@ fn wire(_: &Selection) -> Vec<Command> {
         &[
             "--package=ringmail-testbed",
             "--features=wire",
-            "--lib",
+            "--test=namespace",
             "--test=wire",
         ],
         None,
