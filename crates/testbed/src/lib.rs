@@ -26,4 +26,5 @@ pub use namespace::Namespace;
 pub use process::{Output, Process};
 pub use vm::{
     GUEST_IPV4, GUEST_IPV6, HOST_INTERFACE, HOST_IPV4, HOST_IPV6, Options, RXE, Running, Vm,
+    exchange_program,
 };

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cpio::Archive;
 use crate::image::Image;
 use crate::namespace::Namespace;
-use crate::process::{Output, Process, complete_lines};
+use crate::process::{self, Output, Process, complete_lines};
 use crate::transcript::Transcript;
 
 /// The host's end of the wire, in the machine's namespace.
@@ -63,6 +64,26 @@ impl Default for Options {
             files: Vec::new(),
         }
     }
+}
+
+/// Compiles the guest's program that runs every operation of a queue pair (`guest/exchange.c`) into `directory`, and says
+/// where it is.
+///
+/// # Errors
+/// No compiler or no header (packages gcc, libc6-dev, libibverbs-dev).
+pub fn exchange_program(directory: &Path) -> Result<PathBuf> {
+    let program = directory.join("exchange");
+    let mut compiler = Command::new("gcc");
+    compiler
+        .args(["-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program);
+    compiler
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/guest/exchange.c"))
+        .arg("-libverbs");
+    process::run(compiler, SETUP_LIMIT)?
+        .succeeded()
+        .context("packages gcc, libc6-dev and libibverbs-dev")?;
+    Ok(program)
 }
 
 /// A booted machine. Dropping it ends it and everything in its namespace.
@@ -134,7 +155,7 @@ impl Vm {
             ]);
             qemu.args(["-device", &format!("virtserialport,chardev=shell{shell}")]);
         }
-        qemu.stdin(std::process::Stdio::null());
+        qemu.stdin(Stdio::null());
         let vm = Self {
             qemu: Process::spawn(qemu).context("package qemu-system-x86")?,
             namespace,

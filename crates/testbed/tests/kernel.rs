@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ringmail_testbed::{GUEST_IPV4, HOST_IPV4, Options, Vm};
+use ringmail_testbed::{GUEST_IPV4, GUEST_IPV6, HOST_IPV4, Options, Vm, exchange_program};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -46,5 +46,30 @@ fn soft_roce_of_the_kernel_talks_to_itself() -> Result<()> {
         .succeeded()?;
     assert!(client.contains("100 iters"), "{client}");
     server.finish()?.succeeded()?;
+    Ok(())
+}
+
+#[test]
+fn every_operation_of_soft_roce_moves_what_it_should() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let files = vec![(
+        exchange_program(directory.path())?,
+        "bin/exchange".to_owned(),
+    )];
+    let vm = Vm::boot(&Options {
+        files,
+        mtu: 9000,
+        ..Options::default()
+    })?;
+    vm.add_rxe()?;
+    let ipv4 = (1, format!("::ffff:{GUEST_IPV4}"));
+    let ipv6 = (2, GUEST_IPV6.to_owned());
+    for (kind, mtu, (gid, address)) in [("rc", 1024, ipv4), ("uc", 4096, ipv6)] {
+        let one = vm.spawn(&format!("exchange {kind} {gid} {mtu}"), LIMIT)?;
+        one.wait_for("listening")?;
+        vm.run(&format!("exchange {kind} {gid} {mtu} {address}"), LIMIT)?
+            .succeeded()?;
+        one.finish()?.succeeded()?;
+    }
     Ok(())
 }
