@@ -2,9 +2,10 @@
 //!
 //! Protocol logic takes time and bytes and returns decisions; it owns no socket, thread, clock or
 //! randomness. [`wire`] is the packet formats, [`verbs`] the vocabulary of work and completions, [`qp`] the
-//! queue-pair engine, [`host`] what it asks of the NIC around it.
+//! queue-pair engine, [`host`] what it asks of the NIC around it; [`cm`] brings connections up and down.
 #![forbid(unsafe_code)]
 
+pub mod cm;
 pub mod host;
 pub mod qp;
 pub mod time;

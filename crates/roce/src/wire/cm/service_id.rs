@@ -5,7 +5,7 @@
 use std::fmt;
 
 /// What is asked for when communication is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ServiceId(pub u64);
 
 /// A port space of the IP addressing convention.
