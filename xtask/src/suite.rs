@@ -147,7 +147,11 @@ fn fast(_: &Selection) -> Vec<Command> {
             "-D",
             "warnings",
         ]),
-        tests(&["--workspace"], None),
+        // All but doc tests, which the better runner does not know, and benchmarks.
+        tests(
+            &["--workspace", "--lib", "--bins", "--tests", "--examples"],
+            None,
+        ),
         cargo(&["test", "--workspace", "--doc"]),
         doc,
     ]

@@ -104,7 +104,16 @@ impl Namespace {
         arguments: &[A],
     ) -> Result<Process> {
         let mut command = self.command(program);
-        command.args(arguments).stdin(Stdio::piped());
+        command.args(arguments);
+        self.start(command)
+    }
+
+    /// Starts a command made by [`Namespace::command`], with its standard input piped.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self, mut command: Command) -> Result<Process> {
+        command.stdin(Stdio::piped());
         Process::spawn(command)
     }
 
