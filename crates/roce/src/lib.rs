@@ -2,12 +2,14 @@
 //!
 //! Protocol logic takes time and bytes and returns decisions; it owns no socket, thread, clock or
 //! randomness. [`wire`] is the packet formats, [`verbs`] the vocabulary of work and completions, [`qp`] the
-//! queue-pair engine, [`host`] what it asks of the NIC around it; [`cm`] brings connections up and down.
+//! queue-pair engine, [`host`] what it asks of the NIC around it; [`cm`] brings connections up and down;
+//! [`trace`] shows packets to humans.
 #![forbid(unsafe_code)]
 
 pub mod cm;
 pub mod host;
 pub mod qp;
 pub mod time;
+pub mod trace;
 pub mod verbs;
 pub mod wire;

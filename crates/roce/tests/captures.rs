@@ -7,6 +7,7 @@ mod pcap;
 use std::collections::BTreeSet;
 
 use pcap::Packet;
+use ringmail_roce::trace::Line;
 use ringmail_roce::wire::cm::{IpCm, Message};
 use ringmail_roce::wire::icrc::{IdBasis, Identification, Verdict};
 use ringmail_roce::wire::mad::MAD_LEN;
@@ -80,7 +81,7 @@ fn every_connection_management_message_re_emits_to_the_same_bytes() {
             assert!(req.service.port().is_some(), "{}", req.service);
         }
     }
-    for name in ["REQ", "REP", "RTU", "DREQ", "DREP"] {
+    for name in ["REQ", "REP", "RTU", "DREQ", "DREP", "SIDR_REQ", "SIDR_REP"] {
         assert!(names.contains(name), "{name} is in the capture: {names:?}");
     }
 }
@@ -145,4 +146,23 @@ fn a_receiver_that_does_not_know_it_rejects_nearly_every_flipped_bit() {
     // 2^-16 is what the rule admits of random errors; the same bit of equally long packets is the
     // same error, so the number is lumpy.
     assert!(accepted <= flips / 4096, "{accepted} of {flips}");
+}
+
+#[test]
+fn every_packet_is_one_line_for_humans() {
+    let mut lines = Vec::new();
+    every_packet(|which, packet| {
+        lines.push(Line::parse(&packet.udp_payload).expect(which).to_string());
+    });
+    for expected in [
+        "CM REQ id 0x4d2ba1fd tcp:7174 qp 0x000011 psn 13202491",
+        "CM REP id 0xe813ac6c to 0x4d2ba1fd qp 0x000011",
+        "RC RDMA READ Request  qp 0x000011",
+        "ACK msn",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.contains(expected)),
+            "{expected}"
+        );
+    }
 }

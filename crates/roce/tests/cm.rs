@@ -851,3 +851,26 @@ fn messages_from_another_address_touch_no_connection() {
     assert_eq!(heard[A], ["ConnectReply", "Established", "Disconnected"]);
     assert_eq!(heard[B], ["ConnectRequest", "Established", "Disconnected"]);
 }
+
+#[test]
+fn a_slow_application_asks_for_time_before_the_peer_asks_again() {
+    let patient = Config {
+        first_repeat: Duration::from_secs(4),
+        ..Config::new(1)
+    };
+    let mut pair = Pair::with(patient, Config::new(2)).manual();
+    pair.connect();
+    // The peer waits 4.3 s for an answer; half of it has passed.
+    pair.run(Duration::from_secs(3));
+    assert_eq!(pair.trace(), "A:REQ B:MRA");
+}
+
+#[test]
+fn a_lost_drep_is_repeated_to_the_repeated_dreq() {
+    let mut pair = Pair::new().losing("DREP", 1);
+    let id = pair.connect();
+    pair.settle();
+    pair.disconnect(A, id);
+    pair.run(Duration::from_millis(200));
+    assert_eq!(pair.trace[3..].join(" "), "A:DREQ B:DREP! A:DREQ B:DREP");
+}
