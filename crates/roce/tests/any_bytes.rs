@@ -7,8 +7,17 @@ use ringmail_roce::wire::extension::Hello;
 use ringmail_roce::wire::mad::MAD_LEN;
 use ringmail_roce::wire::{Grh, Headers, ICRC_LEN, MAX_HEADERS};
 
+/// As many cases as `PROPTEST_CASES` asks for, and `cases` without being asked.
+fn at_least(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.max(cases),
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5000, ..ProptestConfig::default() })]
+    #![proptest_config(at_least(5000))]
 
     #[test]
     fn a_packet_is_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {

@@ -680,8 +680,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// As many cases as `PROPTEST_CASES` asks for, and `cases` without being asked.
+fn at_least(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.max(cases),
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(at_least(500))]
 
     #[test]
     fn nothing_a_peer_sends_panics(steps in proptest::collection::vec(step(), 1..200)) {
@@ -873,4 +882,17 @@ fn a_lost_drep_is_repeated_to_the_repeated_dreq() {
     pair.disconnect(A, id);
     pair.run(Duration::from_millis(200));
     assert_eq!(pair.trace[3..].join(" "), "A:DREQ B:DREP! A:DREQ B:DREP");
+}
+
+#[test]
+fn an_acceptance_that_was_lost_and_taken_back_ends_the_attempt() {
+    let mut pair = Pair::new().losing("REP", 1);
+    pair.connect();
+    pair.run(Duration::from_millis(5));
+    let (id, _) = pair.requested(B);
+    pair.disconnect(B, id);
+    pair.run(MINUTES);
+    assert_eq!(pair.heard(A), ["Rejected(StaleConnection)"]);
+    assert_eq!(pair.heard(B), ["ConnectRequest", "Disconnected", "Closed"]);
+    assert!(pair.cm.iter().all(Cm::is_empty));
 }

@@ -107,10 +107,18 @@ impl Cm {
 
     fn on_duplicate_req(&mut self, now: Instant, id: CommId) {
         self.outbox.counters.duplicates += 1;
-        match self.connections[&id].state {
+        let connection = &self.connections[&id];
+        match connection.state {
             State::ReqReceived => self.ask_for_time(now, id, Answered::Req),
             State::RepSent | State::Timewait { tell: false } => self.repeat(id),
-            _ => {}
+            State::DreqSent | State::Timewait { tell: true } => {
+                // We have accepted and ended it, and the peer has not even heard of the first.
+                let (route, transaction) = (connection.route, connection.transaction);
+                let names = (id, connection.remote);
+                let reason = RejectReason::StaleConnection;
+                self.refuse(route, transaction, Answered::Req, names, reason);
+            }
+            State::ReqSent | State::RepReceived | State::Established => {}
         }
     }
 

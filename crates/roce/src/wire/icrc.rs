@@ -71,7 +71,8 @@ impl Path {
     }
 
     /// Starts the checksum of a packet whose UDP payload, ICRC included, has `udp_payload` bytes.
-    /// `identification` is the IPv4 header's, and of no effect over IPv6.
+    /// `identification` is the IPv4 header's, and of no effect over IPv6. What it returns can be kept and
+    /// copied for every packet of the same length and Identification.
     #[inline]
     pub fn start(&self, udp_payload: usize, identification: u16) -> Icrc {
         let mut pseudo = self.pseudo;
@@ -179,7 +180,7 @@ impl Icrc {
         Self(hasher.finalize())
     }
 
-    /// Covers `len` more bytes whose own CRC-32 is `crc`. Costs about as much as 1 KiB of payload.
+    /// Covers `len` more bytes whose own CRC-32 is `crc`. Costs about 20 ns, whatever the length.
     #[inline]
     #[must_use]
     pub fn append(self, crc: u32, len: u64) -> Self {
