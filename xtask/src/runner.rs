@@ -68,7 +68,7 @@ fn pass_on(from: impl Read, mut to: impl Write) -> Tally {
 }
 
 /// The command as one would type it.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let mut words: Vec<String> = Vec::new();
     for (name, value) in command.get_envs() {
         if name != "CARGO_TERM_COLOR" {

@@ -88,7 +88,11 @@ pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
         }
         let mut tally = Tally::default();
         for mut step in (suite.steps)(selection) {
-            tally += runner::run(&mut step)?;
+            let counted = runner::run(&mut step)?;
+            if counted.failed > 0 {
+                remarks.push(format!("suite {} FAILED: {}", suite.name, runner::shown(&step)));
+            }
+            tally += counted;
         }
         remarks.push(format!("suite {}: {tally}", suite.name));
         total += tally;

@@ -283,7 +283,7 @@ impl Memory {
         Ok(unsafe { std::slice::from_raw_parts_mut(span.ptr, span.len) })
     }
 
-    /// Whether this is the only handle. If so, and if it owns writable bytes, it may become a [`Buf`].
+    /// Whether this is the only handle. If so, and if it owns writable bytes, it may become a [`Buf`](crate::Buf).
     pub(crate) fn is_private(&mut self) -> bool {
         let own = !matches!(self.allocation.kind, Kind::Foreign) && !self.is_guarded();
         own && Arc::get_mut(&mut self.allocation).is_some()
