@@ -144,7 +144,7 @@ impl Cm {
             State::ReqSent => self.on_first_rep(now, route, id, rep),
             State::RepReceived => {
                 self.outbox.counters.duplicates += 1;
-                self.ask_for_time(now, id, Answered::Rep);
+                self.ask_for_time(id, Answered::Rep);
             }
             State::Established if connection.request.is_none() => {
                 // RTU was lost.
@@ -180,6 +180,7 @@ impl Cm {
             return;
         }
         let (offer, private_data) = self.split_offer(rep);
+        let patience = self.application_patience();
         let connection = self
             .connections
             .get_mut(&id)
@@ -187,6 +188,7 @@ impl Cm {
         connection.state = State::RepReceived;
         connection.remote_qpn = Some(rep.qpn);
         connection.sent = None;
+        connection.patience = patience;
         connection.offer = offer;
         self.by_queue_pair.insert((route.remote, rep.qpn), id);
         // The application has half the time that the peer was told to wait.

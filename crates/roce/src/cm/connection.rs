@@ -125,15 +125,25 @@ impl Cm {
         }
     }
 
-    /// Asks the peer for more time.
-    pub(super) fn ask_for_time(&mut self, now: Instant, id: CommId, answered: Answered) {
+    /// Asks the peer for more time: our application is slow.
+    pub(super) fn ask_for_time(&mut self, id: CommId, answered: Answered) {
         let connection = &self.connections[&id];
         let code = self.config.service_timeout;
         let mra = mra_message(id, connection.remote, answered, code);
         let (route, transaction) = (connection.route, connection.transaction);
         self.outbox.send(route, transaction, &Message::Mra(mra));
-        // Again well before the time asked for is over.
-        self.arm(id, Some(now + timeout(code) / 2));
+    }
+
+    /// Half of the time that the peer waits has passed, and the application has not answered.
+    fn on_slow_application(&mut self, now: Instant, id: CommId, answered: Answered) {
+        let again = now + timeout(self.config.service_timeout) / 2;
+        let patience = &mut self.connection(id).expect("the caller has looked").patience;
+        if patience.next().is_some() {
+            self.ask_for_time(id, answered);
+            self.arm(id, Some(again));
+        } else {
+            self.fail(id, Failure::TooSlow);
+        }
     }
 
     /// The connection is no longer one of the requests that wait.
@@ -217,8 +227,8 @@ impl Cm {
                 }
                 None => self.give_up(now, id),
             },
-            State::ReqReceived => self.ask_for_time(now, id, Answered::Req),
-            State::RepReceived => self.ask_for_time(now, id, Answered::Rep),
+            State::ReqReceived => self.on_slow_application(now, id, Answered::Req),
+            State::RepReceived => self.on_slow_application(now, id, Answered::Rep),
             State::Established => {}
             State::Timewait { tell } => {
                 self.forget(id);
@@ -232,20 +242,22 @@ impl Cm {
     /// The peer has answered none of the repetitions.
     #[cold]
     fn give_up(&mut self, now: Instant, id: CommId) {
+        if self.connections[&id].state == State::DreqSent {
+            self.events.push_back(CmEvent::Disconnected { id });
+            self.enter_timewait(now, id, true);
+        } else {
+            self.fail(id, Failure::Unreachable);
+        }
+    }
+
+    /// Gives an attempt up, and tells both the peer, who may be waiting, and the application.
+    #[cold]
+    fn fail(&mut self, id: CommId, why: Failure) {
         let connection = &self.connections[&id];
         let (route, transaction, remote) =
             (connection.route, connection.transaction, connection.remote);
-        if connection.state == State::DreqSent {
-            self.events.push_back(CmEvent::Disconnected { id });
-            self.enter_timewait(now, id, true);
-            return;
-        }
-        // IBA 12.9.7: tell the peer, who may have answered into the void.
         self.send_timeout_reject(route, transaction, id, remote);
-        self.events.push_back(CmEvent::Failed {
-            id,
-            why: Failure::Unreachable,
-        });
+        self.events.push_back(CmEvent::Failed { id, why });
         self.forget(id);
     }
 

@@ -137,6 +137,9 @@ pub enum Failure {
     /// No answer to any of the repetitions.
     #[error("the peer does not answer")]
     Unreachable,
+    /// Our application has not answered in all the time that the peer was asked for.
+    #[error("the application did not answer in time")]
+    TooSlow,
     /// A peer's request was given up because there were too many.
     #[error("given up in favour of newer requests")]
     Evicted,

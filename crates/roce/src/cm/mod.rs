@@ -210,6 +210,15 @@ impl Cm {
         extension::version_of(peer).map(|version| version.min(extension::VERSION))
     }
 
+    /// How often the peer is asked for time while our application is slow.
+    fn application_patience(&self) -> Patience {
+        Patience::new(
+            &self.config,
+            self.config.retries,
+            timeout(self.config.service_timeout),
+        )
+    }
+
     /// Refuses a message without remembering anything.
     fn refuse(
         &mut self,

@@ -41,7 +41,7 @@ pub struct Config {
     /// The longest wait before a repetition, and what peers are told to wait for us: a code of 5 bits,
     /// 4.096 µs · 2^code.
     pub response_timeout: u8,
-    /// Repetitions before a peer counts as gone, 0 to 15.
+    /// Repetitions before a peer counts as gone, and requests for time before our application does, 0 to 15.
     pub retries: u8,
     /// The time that is asked for when our application is slow to answer: a code of 5 bits.
     pub service_timeout: u8,

@@ -96,7 +96,7 @@ impl Cm {
 
     pub(super) fn on_req(&mut self, now: Instant, route: Route, transaction: u64, req: &Req) {
         if let Some(&id) = self.by_request.get(&(route.remote, req.ca_guid, req.local)) {
-            self.on_duplicate_req(now, id);
+            self.on_duplicate_req(id);
             return;
         }
         if let Err(reason) = self.admit(now, route, transaction, req) {
@@ -105,11 +105,11 @@ impl Cm {
         }
     }
 
-    fn on_duplicate_req(&mut self, now: Instant, id: CommId) {
+    fn on_duplicate_req(&mut self, id: CommId) {
         self.outbox.counters.duplicates += 1;
         let connection = &self.connections[&id];
         match connection.state {
-            State::ReqReceived => self.ask_for_time(now, id, Answered::Req),
+            State::ReqReceived => self.ask_for_time(id, Answered::Req),
             State::RepSent | State::Timewait { tell: false } => self.repeat(id),
             State::DreqSent | State::Timewait { tell: true } => {
                 // We have accepted and ended it, and the peer has not even heard of the first.
@@ -158,7 +158,7 @@ impl Cm {
             }),
             remote_qpn: Some(req.qpn),
             sent: None,
-            patience: Patience::new(&self.config, 0, timeout(0)),
+            patience: self.application_patience(),
             deadline: None,
             offer: None,
         };
