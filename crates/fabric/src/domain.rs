@@ -45,6 +45,13 @@ impl Domain {
         &self.capabilities
     }
 
+    /// What the device has counted since it was opened, by name: `packets_sent`, `packets_received`, `packets_dropped`,
+    /// `packets_retransmitted` and what else the provider counts. Empty where there are no packets to count.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.inner.counters()
+    }
+
     /// Private memory of `len` zeroed bytes, registered if the device wants that.
     ///
     /// # Errors
