@@ -1,3 +1,52 @@
-//! The `ringmail` program.
+//! The `ringmail` program: what is here, how fast it answers, and files moved by one-sided reads.
+//!
+//! Each command is a module. What they share: [`device`] opens what the registry offers, [`protocol`] is what two of these
+//! programs say to each other, [`child`] starts the other end on this machine. No command names a provider.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod args;
+mod device;
+mod info;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ringmail: {error:#}");
+            if error.is::<args::Usage>() {
+                return ExitCode::from(2);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    match &arguments.command {
+        Command::Info(info) => info::run(info, &arguments.common),
+        Command::Trace(trace) => trace::run(trace),
+    }
+}
+
+/// Writes what `RINGMAIL_LOG` asks for to standard error: `debug`, `ringmail=trace`, … Nothing asked: warnings.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_env_var("RINGMAIL_LOG")
+        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
