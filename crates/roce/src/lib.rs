@@ -9,6 +9,8 @@
 pub mod cm;
 pub mod host;
 pub mod qp;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod time;
 pub mod trace;
 pub mod verbs;

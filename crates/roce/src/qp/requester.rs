@@ -268,10 +268,14 @@ impl Requester {
             return false;
         };
         let most = packets_asked(link, wqe, packet);
-        let count = (1..most)
+        // A READ that may never have arrived is asked for as it was the first time: the responder remembers how
+        // long the request was that it executed, and answers only within that.
+        let may_be_new = packet % link.read_chunk() == 0 && self.acked.since(psn) <= 0;
+        let lost = (1..most)
             .take_while(|&step| selective.is_lost(psn + step))
             .count() as u32
             + 1;
+        let count = if may_be_new { most } else { lost };
         let (headers, payload) = link.request(wqe, packet, count, true);
         let Some(path) = &link.path else { return false };
         if out.send(path, &headers, payload).is_err() {
