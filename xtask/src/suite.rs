@@ -90,7 +90,11 @@ pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
         for mut step in (suite.steps)(selection) {
             let counted = runner::run(&mut step)?;
             if counted.failed > 0 {
-                remarks.push(format!("suite {} FAILED: {}", suite.name, runner::shown(&step)));
+                remarks.push(format!(
+                    "suite {} FAILED: {}",
+                    suite.name,
+                    runner::shown(&step)
+                ));
             }
             tally += counted;
         }
