@@ -1,11 +1,13 @@
 //! What tests are told with: two connected sides, whose set-up is out of sight.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fabric::{
     Access, Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointBuilder, EndpointKind,
-    Listener, Memory, MemoryRegion, Operations, Peer, PostError, Refused, Status, Work,
+    Listener, Memory, MemoryRegion, Operations, Peer, PostError, Refused, SharedReceive, Status,
+    Work,
 };
 
 use crate::{Skip, Sut};
@@ -31,7 +33,7 @@ pub(crate) struct Side {
     pub(crate) domain: Domain,
     patience: Duration,
     /// Completions that were polled while looking for another.
-    stash: RefCell<Vec<Completion>>,
+    pub(crate) stash: Rc<RefCell<Vec<Completion>>>,
 }
 
 /// Leaves the test as skipped unless the condition holds.
@@ -117,7 +119,7 @@ impl Bench<'_> {
             cq,
             domain,
             patience: self.sut.patience(),
-            stash: RefCell::default(),
+            stash: Rc::default(),
         }
     }
 
@@ -138,7 +140,7 @@ impl Bench<'_> {
             cq,
             domain: side.domain.clone(),
             patience: side.patience,
-            stash: RefCell::default(),
+            stash: Rc::default(),
         }
     }
 
@@ -304,7 +306,7 @@ impl Side {
     /// That nothing has been reported that was not looked at.
     pub(crate) fn quiet(&self) {
         let mut more = self.stash.borrow_mut();
-        self.cq.poll(&mut more, 1);
+        more.extend(drain(&self.cq));
         assert!(more.is_empty(), "unexpected: {more:?}");
     }
 
@@ -314,6 +316,20 @@ impl Side {
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.patience
+    }
+}
+
+/// Everything that is in a queue by now. A provider may hand it out bit by bit.
+pub(crate) fn drain(cq: &CompletionQueue) -> Vec<Completion> {
+    let mut all = Vec::new();
+    while cq.poll(&mut all, 16) > 0 || cq.wait(Duration::ZERO).expect("waiting works") {}
+    all
+}
+
+/// Posts receives to a shared queue.
+pub(crate) fn post_shared(shared: &SharedReceive, mut receives: Vec<Work>) {
+    while let Err(error) = shared.post(&mut receives) {
+        assert_eq!(error, PostError::QueueFull);
     }
 }
 

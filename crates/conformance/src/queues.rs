@@ -65,6 +65,7 @@ pub(crate) fn endpoints_share_a_queue(bench: &Bench<'_>) -> Tested {
     let (a, b) = (&mut first.a, &mut second.a);
     b.domain = a.domain.clone();
     b.cq = a.cq.clone();
+    b.stash = a.stash.clone();
     b.endpoint = a
         .domain
         .endpoint(bench.kind, &a.cq)

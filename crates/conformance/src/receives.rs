@@ -3,7 +3,7 @@
 use fabric::{Event, EventQueue, Operations, Segments, Status, Work};
 
 use crate::Skip;
-use crate::bench::{Bench, require};
+use crate::bench::{Bench, drain, post_shared, require};
 
 type Tested = Result<(), Skip>;
 
@@ -87,7 +87,7 @@ pub(crate) fn receives_can_be_reported_to_a_queue_of_their_own(bench: &Bench<'_>
     a.post(Work::recv(3, a.empty(8)));
     b.run(Work::send(4, b.buf(b"answer")));
     assert_eq!(a.success(3).data(), b"answer");
-    assert!(receives.poll_one().is_none());
+    assert!(drain(&receives).is_empty());
     Ok(())
 }
 
@@ -98,10 +98,12 @@ pub(crate) fn shared_receives_serve_several_endpoints(bench: &Bench<'_>) -> Test
         .domain
         .shared_receive(16, &EventQueue::new())
         .expect("a shared queue");
-    let mut receives = (0..8)
-        .map(|index| Work::recv(index, server.empty(16)))
-        .collect();
-    shared.post(&mut receives).expect("accepted");
+    post_shared(
+        &shared,
+        (0..8)
+            .map(|index| Work::recv(index, server.empty(16)))
+            .collect(),
+    );
     let mut clients = Vec::new();
     let mut endpoints = Vec::new();
     for number in 0..4_u8 {
@@ -160,10 +162,12 @@ pub(crate) fn a_shared_queue_that_runs_low_says_so_once(bench: &Bench<'_>) -> Te
     } else {
         client.peer = Some(client.knows(&server.endpoint));
     }
-    let mut receives = (0..4)
-        .map(|index| Work::recv(index, server.empty(8)))
-        .collect();
-    shared.post(&mut receives).expect("accepted");
+    post_shared(
+        &shared,
+        (0..4)
+            .map(|index| Work::recv(index, server.empty(8)))
+            .collect(),
+    );
     shared.arm_limit(3);
     require!(
         events.poll().is_none(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fabric::{Status, Work};
 
 use crate::Skip;
-use crate::bench::{Bench, Pair, bytes, require};
+use crate::bench::{Bench, Pair, bytes, drain, require};
 
 type Tested = Result<(), Skip>;
 
@@ -34,10 +34,8 @@ pub(crate) fn a_receive_of_a_dropped_endpoint_is_never_written(bench: &Bench<'_>
         let crate::bench::Side { endpoint, cq, .. } = b;
         drop(endpoint);
         let after = bytes(&region);
-        let mut ends = HashMap::new();
-        while let Some(completion) = cq.poll_one() {
-            ends.insert(completion.context, completion);
-        }
+        let drained = drain(&cq).into_iter();
+        let mut ends: HashMap<_, _> = drained.map(|end| (end.context, end)).collect();
         for _ in 0..1000 {
             assert_eq!(bytes(&region), after, "written after the drop returned");
         }
@@ -104,10 +102,7 @@ pub(crate) fn each_context_is_reported_exactly_once(bench: &Bench<'_>) -> Tested
     );
     let crate::bench::Side { endpoint, cq, .. } = b;
     drop(endpoint);
-    let mut ends = Vec::new();
-    while let Some(completion) = cq.poll_one() {
-        ends.push(completion.context);
-    }
+    let mut ends: Vec<_> = drain(&cq).iter().map(|end| end.context).collect();
     ends.sort_unstable();
     assert_eq!(ends, (0..40).collect::<Vec<_>>(), "the receiver's contexts");
     Ok(())
@@ -124,7 +119,7 @@ pub(crate) fn work_of_a_dropped_endpoint_is_reported(bench: &Bench<'_>) -> Teste
     let crate::bench::Side { endpoint, cq, .. } = pair.a;
     drop(endpoint);
     let mut contexts = Vec::new();
-    while let Some(completion) = cq.poll_one() {
+    for completion in drain(&cq) {
         assert_eq!(completion.status, Status::Flushed);
         contexts.push(completion.context);
         completion.into_buf().expect("its buffer comes back");

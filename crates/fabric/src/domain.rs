@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mem::Memory;
 
+use crate::hook::{self, Hook};
 use crate::memory::{Buf, LocalRegistration};
 use crate::{
     Access, Address, Capabilities, CompletionQueue, EndpointBuilder, EndpointKind, Error,
@@ -31,6 +32,12 @@ impl Domain {
             capabilities,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         }
+    }
+
+    /// The same device with a hook before it. Memory and queues of this domain are not those of the hooked one.
+    #[must_use]
+    pub fn hooked(&self, hook: impl Hook) -> Self {
+        Self::new(hook::decorate(Arc::clone(&self.inner), Arc::new(hook)))
     }
 
     /// What was opened.

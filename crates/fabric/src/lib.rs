@@ -38,7 +38,7 @@
 //! # For providers
 //!
 //! The contract is [`provider`]: a few small object-safe traits and five sentences. Bounds, access, capabilities and buffer
-//! ownership are checked above it, once. [`loopback`] is the reference provider.
+//! ownership are checked above it, once. [`loopback`] is the reference provider, [`hook`] holds decorators over any.
 //!
 //! What this crate does not do: it has no async runtime, and names no provider but the reference one.
 
@@ -52,6 +52,7 @@ mod endpoint;
 mod error;
 mod event;
 
+pub mod hook;
 mod info;
 mod listener;
 pub mod loopback;

@@ -127,7 +127,11 @@ impl ConnectionRequest {
             ));
         }
         check_private_data(&self.capabilities, private_data)?;
-        self.pending.accept(&*endpoint.inner, private_data)
+        let mut inner = &*endpoint.inner;
+        while let Some(below) = inner.decorated() {
+            inner = below;
+        }
+        self.pending.accept(inner, private_data)
     }
 
     /// Refuses, with a reason for the peer.
@@ -138,12 +142,6 @@ impl ConnectionRequest {
         check_private_data(&self.capabilities, private_data)?;
         self.pending.reject(private_data);
         Ok(())
-    }
-
-    /// For decorators: the provider's half.
-    #[must_use]
-    pub fn into_pending(self) -> Box<dyn PendingConnection> {
-        self.pending
     }
 }
 

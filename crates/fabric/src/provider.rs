@@ -181,6 +181,11 @@ pub trait Endpoint: Any + Send + Sync {
     /// # Errors
     /// [`Error::WrongState`] if it has none yet.
     fn address(&self) -> Result<Address, Error>;
+
+    /// For decorators of an endpoint: the one below, which the provider knows.
+    fn decorated(&self) -> Option<&dyn Endpoint> {
+        None
+    }
 }
 
 /// Where ends of work are reported.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::hook;
 use crate::provider::Provider;
 use crate::{
     Atomics, Config, Domain, EndpointKind, Error, Info, Kinds, Operations, Reach, Setting,
@@ -39,6 +40,13 @@ static CAPTURE: Setting = Setting {
     default: "",
     kind: SettingKind::Text,
     help: "capture packets to this pcapng file",
+};
+
+static HOOKS: Setting = Setting {
+    name: "hooks",
+    default: "",
+    kind: SettingKind::Text,
+    help: "put these before the provider: trace, fault:SEED",
 };
 
 /// The providers that a program knows, in the order they were added.
@@ -127,8 +135,8 @@ impl fmt::Display for Verdict {
 impl Registry {
     /// The settings that belong to no provider.
     #[must_use]
-    pub fn core_settings() -> [Setting; 4] {
-        [PROVIDER, CONFIG, FAULTS, CAPTURE]
+    pub fn core_settings() -> [Setting; 5] {
+        [PROVIDER, CONFIG, FAULTS, CAPTURE, HOOKS]
     }
 
     /// No providers.
@@ -269,7 +277,11 @@ impl Registry {
                 what: what.to_owned(),
             });
         }
-        let domain = self.provider(info.provider)?.open(info, config)?;
+        let hooks = hook::named(config.text(&HOOKS))?;
+        let mut domain = self.provider(info.provider)?.open(info, config)?;
+        for hook in hooks {
+            domain = hook::decorate(domain, hook);
+        }
         Ok(Domain::new(domain))
     }
 

@@ -1,6 +1,7 @@
 //! What is posted: an operation with its local memory, as plain data that can be logged, delayed and replayed.
 
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 use crate::{Opcode, Peer, RemoteAddr, Segment, Segments};
 
@@ -26,7 +27,8 @@ pub struct Work {
 }
 
 /// The operation and its arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Op {
     /// Sends a message, which consumes one receive of the peer.
     Send {
