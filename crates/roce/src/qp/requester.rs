@@ -18,7 +18,7 @@ use crate::wire::{Aeth, Headers, NakCode, Psn, Sack, Syndrome};
 use super::congestion::{Congestion, MAX_PACKETS, PACKET_OVERHEAD};
 use super::link::Link;
 use super::psn_set::PsnSet;
-use super::selective::Selective;
+use super::selective::{IN_ORDER, REORDER, Selective};
 use super::send_queue::{Cursor, SendQueue, Wqe};
 
 /// Longest wait between probes, as a power of two of the first.
@@ -341,6 +341,7 @@ impl Requester {
             self.congestion
                 .set_budget(u32::from(sack.window) * link.mtu());
         }
+        let reorder = if self.backoff == 0 { REORDER } else { IN_ORDER };
         self.acknowledge(sack.expected);
         self.advance(now, link, host);
         let Some(selective) = &mut self.selective else {
@@ -348,7 +349,9 @@ impl Requester {
         };
         if let Some(highest) = selective.note(sack, self.una, self.high) {
             let answered = &self.answered;
-            if selective.mark_lost(self.una, highest, self.high, |psn| answered.contains(psn)) {
+            if selective.mark_lost(self.una, highest, self.high, reorder, |psn| {
+                answered.contains(psn)
+            }) {
                 self.congestion.on_loss(now);
             }
         }
@@ -524,7 +527,7 @@ impl Requester {
         if let Some(selective) = &mut self.selective {
             let answered = &self.answered;
             selective.carried_out(self.una, self.acked);
-            if selective.mark_lost(self.una, self.acked, self.high, |psn| {
+            if selective.mark_lost(self.una, self.acked, self.high, REORDER, |psn| {
                 answered.contains(psn)
             }) {
                 self.congestion.on_loss(now);

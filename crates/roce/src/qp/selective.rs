@@ -11,6 +11,9 @@ use super::psn_set::PsnSet;
 /// Later arrivals that make a missing packet a lost one.
 pub(super) const REORDER: u32 = 3;
 
+/// The same once silence has shown that nothing is still on its way.
+pub(super) const IN_ORDER: u32 = 1;
+
 #[derive(Debug)]
 pub(super) struct Selective {
     arrived: PsnSet,
@@ -61,20 +64,22 @@ impl Selective {
         highest
     }
 
-    /// Marks what is missing in `from .. highest` as lost, unless it was sent again this round or `is_answered`.
+    /// Marks what is missing in `from .. highest` as lost, when `reorder` later ones arrived, unless it was sent
+    /// again this round or `is_answered`.
     /// Whether something new was found.
     pub(super) fn mark_lost(
         &mut self,
         from: Psn,
         highest: Psn,
         high: Psn,
+        reorder: u32,
         is_answered: impl Fn(Psn) -> bool,
     ) -> bool {
         if highest.since(self.round_end) >= REORDER as i32 {
             self.resent.clear();
             self.round_end = high;
         }
-        let count = (highest.since(from) - REORDER as i32 + 1).max(0) as u32;
+        let count = (highest.since(from) - reorder as i32 + 1).max(0) as u32;
         let mut found = false;
         for psn in (0..count).map(|step| from + step) {
             if !self.arrived.contains(psn) && !self.resent.contains(psn) && !is_answered(psn) {

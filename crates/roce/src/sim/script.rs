@@ -34,6 +34,9 @@ const EXPOSED_KEY: Key = Key(0xE0);
 const LOCAL_KEY: Key = Key(0x10);
 const FIRST_SPARE_KEY: u32 = 0x1000;
 
+/// Bytes and where they lie.
+type Bytes = (u64, Vec<u8>);
+
 /// What one node does, and what must come of it.
 #[derive(Default)]
 struct Plan {
@@ -45,11 +48,11 @@ struct Plan {
 struct Planned {
     work: SendWork,
     /// Bytes put into the node's own memory before posting.
-    source: Option<(u64, Vec<u8>)>,
+    source: Option<Bytes>,
     /// What it does to the peer's exposed memory.
-    effect: Option<(u64, Vec<u8>)>,
+    effect: Option<Bytes>,
     /// What it brings into the node's own memory.
-    result: Option<(u64, Vec<u8>)>,
+    result: Option<Bytes>,
 }
 
 struct Message {
@@ -93,7 +96,7 @@ pub fn run(seed: u64, extensions: bool, unlimited: bool, most_faults: f64) {
     let faults = Faults::random(&mut rng, most_faults);
     let plans = [plan(&mut rng, config.mtu), plan(&mut rng, config.mtu)];
     let mut world = World::new(&config, faults, seed, MEMORY);
-    for index in 0..2 {
+    for index in [0, 1] {
         prepare(&mut world, index, &plans);
     }
 
@@ -135,7 +138,7 @@ pub fn run(seed: u64, extensions: bool, unlimited: bool, most_faults: f64) {
             None => break,
         }
     }
-    for index in 0..2 {
+    for index in [0, 1] {
         check(&world, seed, index, &plans, posted[index], unlimited);
     }
 }
@@ -165,7 +168,7 @@ fn prepare(world: &mut World, index: usize, plans: &[Plan; 2]) {
     }
     // Each byte that ends a piece of data, with the data: when it is written, all before it must be there.
     let mut ends: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
-    let mut data: Option<(u64, Vec<u8>)> = None;
+    let mut data: Option<Bytes> = None;
     for (va, bytes) in plans[1 - index]
         .work
         .iter()
@@ -321,7 +324,7 @@ impl Planner {
             .collect()
     }
 
-    fn source(&mut self, rng: &mut Rng, bytes: &[u8]) -> Option<(Local, Option<(u64, Vec<u8>)>)> {
+    fn source(&mut self, rng: &mut Rng, bytes: &[u8]) -> Option<(Local, Option<Bytes>)> {
         if bytes.len() <= MAX_INLINE && rng.chance(0.3) {
             return Some((Local::Inline(InlineBytes::new(bytes)?), None));
         }
@@ -344,13 +347,9 @@ impl Planner {
         rng: &mut Rng,
         operation: Operation,
         local: Local,
-        planned: (
-            Option<(u64, Vec<u8>)>,
-            Option<(u64, Vec<u8>)>,
-            Option<(u64, Vec<u8>)>,
-        ),
+        planned: [Option<Bytes>; 3],
     ) {
-        let (source, effect, result) = planned;
+        let [source, effect, result] = planned;
         let mut flags = SendFlags::empty();
         flags.set(SendFlags::SIGNALED, rng.chance(0.7));
         if let Some((va, bytes)) = &effect {
@@ -411,7 +410,7 @@ impl Planner {
                 Operation::WriteWithImm(remote, imm)
             }
         };
-        self.push(rng, operation, local, (source, Some((va, bytes)), None));
+        self.push(rng, operation, local, [source, Some((va, bytes)), None]);
     }
 
     /// Data, then a flag, both where nothing else is written.
@@ -443,7 +442,7 @@ impl Planner {
             rng,
             Operation::Read(remote),
             local,
-            (None, None, Some((addr, expected))),
+            [None, None, Some((addr, expected))],
         );
     }
 
@@ -486,7 +485,7 @@ impl Planner {
             rng,
             operation,
             local,
-            (None, effect, Some((addr, original.to_ne_bytes().to_vec()))),
+            [None, effect, Some((addr, original.to_ne_bytes().to_vec()))],
         );
     }
 
@@ -505,7 +504,7 @@ impl Planner {
             }
         };
         if self.message(CompletionKind::Recv, length, bytes, imm, invalidated) {
-            self.push(rng, operation, local, (source, None, None));
+            self.push(rng, operation, local, [source, None, None]);
         }
     }
 

@@ -11,7 +11,7 @@ use super::rng::Rng;
 use crate::qp::Qp;
 use crate::time::Instant;
 use crate::verbs::{Access, Mtu, Path, QpAttr, QpState, QpType, Retries};
-use crate::wire::{Psn, Qpn};
+use crate::wire::{Headers, Psn, Qpn};
 
 /// How the two queue pairs are set up.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +61,9 @@ impl Default for Config {
     }
 }
 
+/// True for a packet that is to vanish.
+pub type Censor = Box<dyn FnMut(usize, &Headers) -> bool>;
+
 /// The two nodes and what is on its way between them.
 pub struct World {
     /// Time.
@@ -69,6 +72,8 @@ pub struct World {
     pub nodes: [Node; 2],
     /// Packets that were sent, oldest first, when recording: sender and bytes.
     pub recorded: Option<Vec<(usize, Vec<u8>)>>,
+    /// Decides what does not arrive: asked with the sender and the packet, after recording.
+    pub censor: Option<Censor>,
     faults: Faults,
     rng: Rng,
     burst: usize,
@@ -111,6 +116,7 @@ impl World {
             now: Instant::ZERO + Duration::from_secs(1),
             nodes,
             recorded: None,
+            censor: None,
             faults,
             rng: Rng::new(seed ^ 0x5EED),
             burst: config.burst,
@@ -122,11 +128,17 @@ impl World {
     /// Lets node `index` send what it has to send.
     pub fn flush(&mut self, index: usize) {
         let (now, to) = (self.now, 1 - index);
-        let (faults, rng, recorded) = (self.faults, &mut self.rng, &mut self.recorded);
+        let (faults, rng) = (self.faults, &mut self.rng);
+        let (recorded, censor) = (&mut self.recorded, &mut self.censor);
         let (on_the_way, sequence) = (&mut self.on_the_way, &mut self.sequence);
         self.nodes[index].transmit(now, self.burst, |_, packet| {
             if let Some(recorded) = recorded {
                 recorded.push((index, packet.clone()));
+            }
+            if let Some(censor) = censor
+                && Headers::parse(&packet).is_ok_and(|(headers, _)| censor(index, &headers))
+            {
+                return;
             }
             faults.carry(rng, now, &packet, |at, packet| {
                 *sequence += 1;

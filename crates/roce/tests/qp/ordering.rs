@@ -1,0 +1,141 @@
+//! What may be seen when: fences, limits on READs, and the order that selective repeat keeps.
+
+use ringmail_roce::sim::Config;
+use ringmail_roce::verbs::{Operation, SendFlags, Status};
+use ringmail_roce::wire::{Opcode, Operation as Packet};
+
+use crate::vocabulary::*;
+
+fn selective() -> Config {
+    Config {
+        extensions: true,
+        ..Config::default()
+    }
+}
+
+/// Lets packets arrive until the wire is empty, without letting node 0 send anything again.
+fn deliver_once(world: &mut ringmail_roce::sim::World) {
+    world.flush(0);
+    let moment = world.next_moment().expect("packets are on their way");
+    world.advance_to(moment);
+}
+
+#[test]
+fn the_last_packet_of_a_write_is_never_placed_ahead_of_a_gap() {
+    let mut world = world(selective());
+    lose(&mut world, |_, headers, lost| {
+        headers.bth.opcode == Opcode::Rc(Packet::WriteMiddle) && lost == 0
+    });
+    post(&mut world, work(1, Operation::Write(at(0)), 5 * 1_024));
+    deliver_once(&mut world);
+
+    assert_eq!(
+        memory(&world, 1, 1_024, 1_024),
+        [0; 1_024],
+        "the second packet was lost"
+    );
+    assert_ne!(
+        memory(&world, 1, 2_048, 2_048),
+        [0; 2_048],
+        "the middle packets behind it are placed"
+    );
+    assert_eq!(
+        memory(&world, 1, 4_096, 1_024),
+        [0; 1_024],
+        "the last one waits"
+    );
+    run(&mut world);
+    assert_eq!(memory(&world, 1, 0, 5_120), source(5_120));
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+}
+
+#[test]
+fn a_write_behind_a_lost_one_is_not_seen_before_it() {
+    let mut world = world(selective());
+    lose_first(&mut world, 0, Packet::WriteLast);
+    post(&mut world, work(1, Operation::Write(at(0)), 2_000));
+    post(&mut world, work(2, Operation::Write(at(4_096)), 4_000));
+    deliver_once(&mut world);
+    assert_eq!(memory(&world, 1, 4_096, 4_000), [0; 4_000]);
+    run(&mut world);
+    assert_eq!(memory(&world, 1, 4_096, 4_000), source(4_000));
+    assert_eq!(
+        count(&world, 0, Packet::WriteLast),
+        2 + 1,
+        "only the lost packet went twice"
+    );
+}
+
+#[test]
+fn a_message_behind_a_gap_is_not_received_before_it_is_filled() {
+    let mut world = world(selective());
+    post_recv(&mut world, 7, 100);
+    lose_first(&mut world, 0, Packet::WriteOnly);
+    post(&mut world, work(1, Operation::Write(at(0)), 8));
+    post(&mut world, work(2, Operation::Send, 50));
+    deliver_once(&mut world);
+    assert_eq!(received(&world), []);
+    run(&mut world);
+    assert_eq!(received(&world), [(7, Status::Success)]);
+    assert_eq!(
+        count(&world, 0, Packet::SendOnly),
+        1 + 1,
+        "it waited at the receiver; its repetition asked what is missing"
+    );
+}
+
+#[test]
+fn fenced_work_starts_after_every_earlier_read_has_finished() {
+    let mut world = world(Config::default());
+    world.nodes[1].machine.memory[..2_000].fill(1);
+    let mut write = work(2, Operation::Write(at(0)), 2_000);
+    write.flags |= SendFlags::FENCE;
+    write.local = gather(LOCAL + 10_000, 2_000);
+    post(&mut world, work(1, Operation::Read(at(0)), 2_000));
+    post(&mut world, write);
+    world.flush(0);
+    assert_eq!(packets(&world, 0).len(), 1, "only the read was sent");
+    run(&mut world);
+    assert_eq!(
+        memory(&world, 0, LOCAL, 2_000),
+        [1; 2_000],
+        "the read saw what was there before"
+    );
+    assert_eq!(sent(&world), [(1, Status::Success), (2, Status::Success)]);
+}
+
+#[test]
+fn no_more_reads_are_outstanding_than_were_agreed() {
+    let mut world = world(Config {
+        max_rd_atomic: 2,
+        ..Config::default()
+    });
+    for id in 0..5 {
+        post(&mut world, work(id, Operation::Read(at(0)), 100));
+    }
+    world.flush(0);
+    assert_eq!(count(&world, 0, Packet::ReadRequest), 2);
+    run(&mut world);
+    assert_eq!(sent(&world).len(), 5);
+}
+
+#[test]
+fn unsignaled_work_reports_only_failure() {
+    let mut world = world(Config::default());
+    let quiet = |id, addr| {
+        let mut work = work(id, Operation::Write(at(addr)), 10);
+        work.flags = SendFlags::empty();
+        work
+    };
+    post(&mut world, quiet(1, 0));
+    post(&mut world, work(2, Operation::Write(at(0)), 10));
+    run(&mut world);
+    assert_eq!(sent(&world), [(2, Status::Success)]);
+    post(&mut world, quiet(3, EXPOSED));
+    post(&mut world, quiet(4, 0));
+    run(&mut world);
+    assert_eq!(
+        sent(&world)[1..],
+        [(3, Status::RemoteAccess), (4, Status::Flushed)]
+    );
+}

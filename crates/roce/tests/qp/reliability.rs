@@ -1,0 +1,267 @@
+//! Acknowledgements, duplicates, gaps, receivers that are not ready, silence.
+
+use std::time::Duration;
+
+use ringmail_roce::sim::Config;
+use ringmail_roce::verbs::{Operation, QpState, Retries, Status};
+use ringmail_roce::wire::{NakCode, Opcode, Operation as Packet, Syndrome};
+
+use crate::vocabulary::*;
+
+const READY: Syndrome = Syndrome::ACK;
+
+#[test]
+fn a_write_in_several_packets_is_acknowledged_once() {
+    let mut world = world(Config::default());
+    post(&mut world, work(1, Operation::Write(at(100)), 3_000));
+    run(&mut world);
+
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(memory(&world, 1, 100, 3_000), source(3_000));
+    let opcodes: Vec<_> = packets(&world, 0)
+        .iter()
+        .map(|headers| headers.bth.opcode)
+        .collect();
+    let expected = [Packet::WriteFirst, Packet::WriteMiddle, Packet::WriteLast].map(Opcode::Rc);
+    assert_eq!(opcodes, expected);
+    assert_eq!(syndromes(&world), [READY]);
+}
+
+#[test]
+fn a_burst_of_small_writes_is_acknowledged_once() {
+    let mut world = world(Config::default());
+    for id in 0..10 {
+        post(&mut world, work(id, Operation::Write(at(8 * id)), 8));
+    }
+    run(&mut world);
+    assert_eq!(sent(&world).len(), 10);
+    assert_eq!(syndromes(&world), [READY]);
+}
+
+#[test]
+fn a_duplicate_write_is_acknowledged_and_not_written_again() {
+    let mut world = world(Config::default());
+    post(&mut world, work(1, Operation::Write(at(0)), 64));
+    run(&mut world);
+    world.nodes[1].machine.memory[..64].fill(0xCC);
+    duplicate(&mut world, Packet::WriteOnly);
+    run(&mut world);
+
+    assert_eq!(memory(&world, 1, 0, 64), [0xCC; 64]);
+    assert_eq!(syndromes(&world), [READY, READY]);
+}
+
+#[test]
+fn a_duplicate_atomic_is_answered_from_the_saved_result() {
+    let mut world = world(Config::default());
+    lose_first(&mut world, 1, Packet::AtomicAcknowledge);
+    post(
+        &mut world,
+        work(
+            1,
+            Operation::FetchAdd {
+                remote: at(8),
+                add: 5,
+            },
+            8,
+        ),
+    );
+    run(&mut world);
+
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(
+        count(&world, 0, Packet::FetchAdd),
+        2,
+        "it was asked for twice"
+    );
+    assert_eq!(
+        memory(&world, 1, 8, 8),
+        5u64.to_ne_bytes(),
+        "and executed once"
+    );
+    assert_eq!(memory(&world, 0, LOCAL, 8), 0u64.to_ne_bytes());
+}
+
+#[test]
+fn a_lost_read_response_is_asked_for_again_from_where_it_broke_off() {
+    let mut world = world(Config::default());
+    world.nodes[1].machine.memory[..4_096].copy_from_slice(&source(4_096));
+    world.nodes[0].machine.memory[LOCAL as usize..LOCAL as usize + 4_096].fill(0);
+    lose_first(&mut world, 1, Packet::ReadResponseMiddle);
+    post(&mut world, work(1, Operation::Read(at(0)), 4_096));
+    run(&mut world);
+
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(memory(&world, 0, LOCAL, 4_096), source(4_096));
+    let requests: Vec<_> = packets(&world, 0)
+        .iter()
+        .filter_map(|headers| headers.reth)
+        .collect();
+    assert_eq!(requests.len(), 2);
+    assert_eq!((requests[1].va, requests[1].length), (1_024, 3_072));
+}
+
+#[test]
+fn a_long_read_is_asked_for_in_pieces_with_consecutive_psns() {
+    let config = Config {
+        mtu: ringmail_roce::verbs::Mtu::B256,
+        ..Config::default()
+    };
+    let mut world = world(config);
+    world.nodes[1].machine.memory[..65_536].copy_from_slice(&source(65_536));
+    post(&mut world, work(1, Operation::Read(at(0)), 65_536));
+    run(&mut world);
+
+    assert_eq!(memory(&world, 0, LOCAL, 65_536), source(65_536));
+    let requests = packets(&world, 0);
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[1].bth.psn.since(requests[0].bth.psn), 240);
+    assert_eq!(
+        requests[1].reth.map(|reth| (reth.va, reth.length)),
+        Some((61_440, 4_096))
+    );
+}
+
+#[test]
+fn a_gap_is_refused_once_and_everything_behind_it_sent_again() {
+    let mut world = world(Config::default());
+    lose_first(&mut world, 0, Packet::WriteMiddle);
+    post(&mut world, work(1, Operation::Write(at(0)), 6_000));
+    run(&mut world);
+
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(memory(&world, 1, 0, 6_000), source(6_000));
+    assert_eq!(
+        syndromes(&world),
+        [Syndrome::Nak(NakCode::PsnSequence), READY]
+    );
+    assert_eq!(
+        packets(&world, 0).len(),
+        6 + 5,
+        "all but the first packet went twice"
+    );
+}
+
+#[test]
+fn selective_repeat_sends_only_what_is_missing() {
+    let mut world = world(Config {
+        extensions: true,
+        ..Config::default()
+    });
+    lose_first(&mut world, 0, Packet::WriteMiddle);
+    post(&mut world, work(1, Operation::Write(at(0)), 20_000));
+    run(&mut world);
+
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(memory(&world, 1, 0, 20_000), source(20_000));
+    assert_eq!(packets(&world, 0).len(), 20 + 1);
+}
+
+#[test]
+fn a_send_waits_for_a_receive_as_long_as_the_receiver_asks() {
+    let mut world = world(Config {
+        min_rnr_timer: 14,
+        ..Config::default()
+    });
+    post(&mut world, work(1, Operation::Send, 2_000));
+    world.flush(0);
+    let moment = world.next_moment().expect("a packet is on its way");
+    world.advance_to(moment);
+    assert_eq!(syndromes(&world), [Syndrome::RnrNak { timer: 14 }]);
+
+    post_recv(&mut world, 7, 2_000);
+    let before = world.now;
+    run(&mut world);
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(received(&world), [(7, Status::Success)]);
+    assert_eq!(memory(&world, 1, LOCAL, 2_000), source(2_000));
+    assert!(
+        world.now - before >= Duration::from_millis(1),
+        "code 14 is 1.28 ms"
+    );
+}
+
+#[test]
+fn a_receiver_that_never_gets_ready_ends_the_send_after_the_agreed_tries() {
+    let mut world = world(Config {
+        rnr_retry: Retries::Limited(3),
+        ..Config::default()
+    });
+    post(&mut world, work(1, Operation::Send, 10));
+    post(&mut world, work(2, Operation::Write(at(0)), 10));
+    run(&mut world);
+
+    assert_eq!(
+        sent(&world),
+        [(1, Status::RnrRetryExceeded), (2, Status::Flushed)]
+    );
+    assert_eq!(count(&world, 0, Packet::SendOnly), 1 + 3);
+    assert_eq!(world.nodes[0].qp.state(), QpState::Err);
+}
+
+#[test]
+fn silence_ends_the_work_after_the_agreed_tries() {
+    for extensions in [false, true] {
+        let timeout = Duration::from_micros(500);
+        let config = Config {
+            retry_count: Retries::Limited(4),
+            timeout: Some(timeout),
+            extensions,
+            ..Config::default()
+        };
+        let mut world = world(config);
+        lose(&mut world, |from, _, _| from == 1);
+        let before = world.now;
+        post(&mut world, work(1, Operation::Write(at(0)), 10));
+        post(&mut world, work(2, Operation::Write(at(0)), 10));
+        run(&mut world);
+
+        assert_eq!(
+            sent(&world),
+            [(1, Status::RetryExceeded), (2, Status::Flushed)]
+        );
+        let took = world.now - before;
+        assert!(
+            took >= timeout * 5 && took <= timeout * 7,
+            "extensions {extensions}: gave up after {took:?}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_that_got_lost_is_said_again() {
+    let mut world = world(Config::default());
+    lose_first(&mut world, 1, Packet::Acknowledge);
+    post(&mut world, work(1, Operation::Write(at(EXPOSED)), 10));
+    run(&mut world);
+    assert_eq!(sent(&world), [(1, Status::RemoteAccess)]);
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_says_nothing() {
+    let mut world = world(Config::default());
+    lose(&mut world, |from, _, _| from == 0);
+    post(&mut world, work(1, Operation::Write(at(0)), 10));
+    world.flush(0);
+    let mut forged = packets(&world, 0)[0];
+    forged.bth.opcode = Opcode::Rc(Packet::Acknowledge);
+    forged.reth = None;
+    forged.aeth = Some(ringmail_roce::wire::Aeth {
+        syndrome: READY,
+        msn: 1,
+    });
+    for ahead in [1, 2, 1_000, 1 << 22] {
+        forged.bth.psn = packets(&world, 0)[0].bth.psn + ahead;
+        let arrival = ringmail_roce::host::Arrival {
+            source: world.nodes[1].address,
+            destination: world.nodes[0].address,
+            traffic_class: 0,
+            hop_limit: 64,
+            udp_length: 28,
+        };
+        let node = &mut world.nodes[0];
+        node.qp
+            .handle_packet(world.now, &arrival, &forged, &[], &mut node.machine);
+    }
+    assert_eq!(sent(&world), []);
+}
