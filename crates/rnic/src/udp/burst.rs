@@ -158,6 +158,11 @@ impl Burst {
         }
     }
 
+    /// Where its packets come from.
+    pub(crate) const fn source(&self) -> SocketAddr {
+        self.source
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.sent == self.groups.len()
