@@ -2,8 +2,9 @@
 //!
 //! Everything follows from a seed. [`world`] runs two engines and moves real packet bytes between them, ICRC
 //! included; [`node`] is the NIC around an engine, with memory in a vector; [`script`] makes random work and keeps
-//! the reference model of what it must do.
+//! the reference model of what it must do; [`fuzz`] turns bytes into packets and operations.
 
+pub mod fuzz;
 pub mod link;
 pub mod node;
 pub mod rng;

@@ -1,0 +1,4 @@
+//! See `ringmail_roce::sim::fuzz::operations`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ringmail_roce::sim::fuzz::operations(bytes));
