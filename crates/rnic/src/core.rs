@@ -10,21 +10,26 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use roce::cm::{self, Cm};
 use roce::host::Arrival;
 use roce::qp::{ModifyError, Qp as Engine};
 use roce::time::Instant;
-use roce::verbs::{Completion, QpAttr, QpState, SendWork, Status};
+use roce::verbs::{Completion, Mtu, QpAttr, QpState, QpType, SendWork, Status};
+use roce::wire::cm::CommId;
+use roce::wire::extension::{self, Offer};
 use roce::wire::icrc::{IdBasis, Path as IcrcPath, Verdict};
-use roce::wire::{Bth, Headers, ICRC_LEN, Qpn, ROCE_PORT};
+use roce::wire::{Bth, Guid, Headers, ICRC_LEN, Qpn, ROCE_PORT};
 
 use crate::capture::{Direction, Writer};
 use crate::counters::Counters;
 use crate::event::EventQueue;
 use crate::faults::{Injector, Packet};
+use crate::gsi::{Consequence, Gsi};
 use crate::host::{QpHost, QpTransmit};
+use crate::peers::Peers;
 use crate::qp::{PostError, QpInit, QpShared};
 use crate::region::{KeyHasher, PdId, RegionTable};
-use crate::udp::{Burst, Driver, Sent};
+use crate::udp::{Burst, Driver, Sent, mark};
 
 /// All that the core lock guards.
 pub(crate) struct Core {
@@ -57,6 +62,8 @@ struct Nic {
     budget: Budget,
     counters: Counters,
     events: Arc<EventQueue>,
+    gsi: Gsi,
+    peers: Peers,
 }
 
 /// A queue pair in the core.
@@ -70,6 +77,11 @@ struct Entry {
     timer: Option<Instant>,
     /// The period in which a packet last came.
     heard: u64,
+    /// The connection that the first packet establishes.
+    awaits: Option<CommId>,
+    /// Whether the peer is software has been asked, or answered by the connection manager.
+    is_settled: bool,
+    is_extended: bool,
 }
 
 /// Divides the receive buffer among the queue pairs that peers are sending to.
@@ -88,6 +100,10 @@ pub(crate) struct Parts {
     pub(crate) injector: Option<Injector>,
     pub(crate) capture: Option<Writer>,
     pub(crate) events: Arc<EventQueue>,
+    /// Extensions are off.
+    pub(crate) plain: bool,
+    /// Random.
+    pub(crate) seed: u64,
 }
 
 impl Core {
@@ -99,11 +115,31 @@ impl Core {
             injector,
             capture,
             events,
+            plain,
+            seed,
         } = parts;
         let burst = Burst::new(driver.source(), driver.max_segments());
         // A quarter is left for the kernel's bookkeeping, which it accounts to the buffer.
         let bytes = u32::try_from(driver.receive_buffer() / 4 * 3).unwrap_or(u32::MAX);
+        let window = u16::try_from(bytes / Mtu::B4096.bytes()).unwrap_or(u16::MAX);
+        let offer = Offer {
+            version: extension::VERSION,
+            flags: Offer::SACK,
+            window,
+        };
+        let config = cm::Config {
+            offer: Some(offer),
+            ..cm::Config::new(seed)
+        };
+        let config = if plain {
+            // Locally administered, and of nobody in particular.
+            config.without_extensions(Guid(0x0200_0000_0000_0000 | seed >> 16))
+        } else {
+            config
+        };
         let nic = Nic {
+            gsi: Gsi::new(ip, Cm::new(config)),
+            peers: Peers::new((!plain).then_some(offer), seed.rotate_left(17)),
             ip,
             burst,
             regions: RegionTable::default(),
@@ -140,9 +176,19 @@ impl Core {
         &mut self.nic.regions
     }
 
+    /// Queue pair 1. What it then has to send or tell is seen to by [`Core::has_work`] and [`Core::send`].
+    pub(crate) const fn gsi(&mut self) -> &mut Gsi {
+        &mut self.nic.gsi
+    }
+
     /// The engine in `slot`, which is in use.
     pub(crate) fn engine(&self, slot: usize) -> &Engine {
         &self.nic.engines[slot].as_ref().expect(LIVE).engine
+    }
+
+    /// Whether the queue pair in `slot` uses the extensions with its peer.
+    pub(crate) fn is_extended(&self, slot: usize) -> bool {
+        self.nic.engines[slot].as_ref().expect(LIVE).is_extended
     }
 
     /// What the device counted.
@@ -196,6 +242,9 @@ impl Core {
             is_active: false,
             timer: None,
             heard: 0,
+            awaits: None,
+            is_settled: init.qp_type != QpType::Rc,
+            is_extended: false,
         }));
         nic.by_qpn.insert(qpn.value(), slot);
         // Room for everyone, so that nothing grows on the way of a packet.
@@ -258,6 +307,7 @@ impl Core {
             return false;
         }
         nic.retry_at = None;
+        nic.see_to_gsi(now);
         nic.fill_burst(now);
         if nic.burst.is_empty() {
             return false;
@@ -310,6 +360,12 @@ impl Core {
             injector.release(now, &mut |packet| nic.handle(now, packet));
             any = true;
         }
+        any |= nic.gsi.handle_timeout(now);
+        if nic.peers.poll_timeout().is_some_and(|at| at <= now) {
+            let Nic { peers, gsi, .. } = nic;
+            peers.repeat(now, |peer, hello| gsi.say(peer, hello));
+            any = true;
+        }
         nic.serve_timers(now) || any
     }
 
@@ -317,7 +373,8 @@ impl Core {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let timer = self.nic.timers.peek().map(|Reverse((at, _))| *at);
         let release = self.injector.as_ref().and_then(Injector::next_release);
-        [timer, release, self.nic.retry_at]
+        let (cm, peers) = (self.nic.gsi.poll_timeout(), self.nic.peers.poll_timeout());
+        [timer, release, cm, peers, self.nic.retry_at]
             .into_iter()
             .flatten()
             .min()
@@ -325,7 +382,7 @@ impl Core {
 
     /// Whether something could be sent at once.
     pub(crate) fn has_work(&self) -> bool {
-        !self.nic.active.is_empty() && self.nic.retry_at.is_none()
+        (!self.nic.active.is_empty() || self.nic.gsi.has_work()) && self.nic.retry_at.is_none()
     }
 
     /// One round for a program that polls: what it receives now is answered with what it posts next, or by its next poll; at once
@@ -367,6 +424,11 @@ impl Nic {
             // Reset forgets: work without a completion, receives included.
             while shared.receives.pop().is_some() {}
         }
+        if attr.state == Some(QpState::Reset) {
+            let entry = self.entry(slot);
+            entry.awaits = None;
+            (entry.is_settled, entry.is_extended) = (false, false);
+        }
         self.activate(slot);
         self.touch(slot);
         modified
@@ -405,14 +467,16 @@ impl Nic {
 
     /// Lets queue pairs in turn fill the burst.
     fn fill_burst(&mut self, now: Instant) {
+        let before = (self.burst.packets(), self.burst.bytes());
+        self.gsi.fill(&mut self.burst);
+        self.count_sent(before);
         let mut rounds = self.active.len();
         while rounds > 0 && self.burst.has_room() {
             let Some(slot) = self.active.pop_front() else {
                 return;
             };
             rounds -= 1;
-            let before = self.burst.packets();
-            let bytes = self.burst.bytes();
+            let before = (self.burst.packets(), self.burst.bytes());
             self.entry(slot).is_active = false;
             let (engine, mut host, burst) = self.parts(slot);
             let mut out = QpTransmit {
@@ -421,8 +485,7 @@ impl Nic {
                 burst,
             };
             let left = engine.poll_transmit(now, &mut host, &mut out);
-            self.counters.packets_sent += (self.burst.packets() - before) as u64;
-            self.counters.bytes_sent += (self.burst.bytes() - bytes) as u64;
+            self.count_sent(before);
             if left {
                 self.activate(slot);
             } else {
@@ -430,6 +493,12 @@ impl Nic {
             }
             self.touch(slot);
         }
+    }
+
+    #[inline]
+    const fn count_sent(&mut self, (packets, bytes): (usize, usize)) {
+        self.counters.packets_sent += (self.burst.packets() - packets) as u64;
+        self.counters.bytes_sent += (self.burst.bytes() - bytes) as u64;
     }
 
     /// Notes when an engine that has nothing to send wants to be called next.
@@ -472,7 +541,10 @@ impl Nic {
             return;
         };
         let Some(&slot) = self.by_qpn.get(&headers.bth.dest_qp.value()) else {
-            self.counters.unknown_qp += 1;
+            let is_gsi = headers.bth.dest_qp == Qpn::GSI;
+            if !is_gsi || !self.gsi.handle(now, packet.source.ip(), &headers, payload) {
+                self.counters.unknown_qp += 1;
+            }
             return;
         };
         let arrival = Arrival {
@@ -487,6 +559,109 @@ impl Nic {
         self.count_heard(now, slot);
         self.activate(slot);
         self.touch(slot);
+        let entry = self.entry(slot);
+        if entry.awaits.is_some() || !entry.is_settled {
+            self.get_acquainted(now, slot, packet.source);
+        }
+    }
+
+    /// A packet came for a queue pair of whose peer something is to be found out.
+    #[cold]
+    fn get_acquainted(&mut self, now: Instant, slot: usize, source: SocketAddr) {
+        let is_on = self.peers.is_on();
+        let entry = self.entry(slot);
+        let is_peer = entry
+            .engine
+            .attr()
+            .path
+            .is_some_and(|path| path.destination == source.ip());
+        if !is_peer {
+            return;
+        }
+        let awaits = entry.awaits.take();
+        let is_suspect = !entry.is_settled && is_on && mark::is_marked(source.ip(), source.port());
+        entry.is_settled = true;
+        if let Some(id) = awaits {
+            // The peer has our reply, or it would not send: its own word may be late or lost.
+            let _ = self.gsi.establish(id);
+        }
+        if is_suspect && let Some(hello) = self.peers.ask(now, source.ip()) {
+            self.gsi.say(source.ip(), &hello);
+        }
+    }
+
+    /// Draws the consequences of what came to queue pair 1.
+    #[inline]
+    fn see_to_gsi(&mut self, now: Instant) {
+        while let Some(consequence) = self.gsi.next_consequence() {
+            self.see_to(now, consequence);
+        }
+    }
+
+    #[cold]
+    fn see_to(&mut self, now: Instant, consequence: Consequence) {
+        match consequence {
+            Consequence::AwaitsData(qpn, id) => {
+                if let Some(&slot) = self.by_qpn.get(&qpn.value()) {
+                    self.entry(slot).awaits = Some(id);
+                    self.entry(slot).is_settled = true;
+                }
+            }
+            Consequence::Established(qpn, offer) => {
+                if let Some(&slot) = self.by_qpn.get(&qpn.value()) {
+                    self.entry(slot).awaits = None;
+                    self.entry(slot).is_settled = true;
+                    if let Some(offer) = offer {
+                        self.extend(slot, offer);
+                    }
+                }
+            }
+            Consequence::Hello(from, hello) if hello.is_reply => {
+                if self.peers.is_proof(from, &hello) {
+                    let theirs: Vec<usize> = self.connected_to(from).collect();
+                    for slot in theirs {
+                        self.extend(slot, hello.offer);
+                    }
+                }
+            }
+            Consequence::Hello(from, hello) => {
+                if let Some(reply) = self.peers.reply(&hello) {
+                    self.gsi.say(from, &reply);
+                }
+                // Who asks is likely to answer. But who has no business with us is not asked.
+                if self.connected_to(from).next().is_some()
+                    && let Some(hello) = self.peers.ask(now, from)
+                {
+                    self.gsi.say(from, &hello);
+                }
+            }
+        }
+    }
+
+    /// The queue pairs that are connected to `peer` without extensions.
+    fn connected_to(&self, peer: IpAddr) -> impl Iterator<Item = usize> {
+        self.engines
+            .iter()
+            .enumerate()
+            .filter_map(move |(slot, entry)| {
+                let entry = entry.as_ref().filter(|entry| !entry.is_extended)?;
+                let attr = entry.engine.attr();
+                let is_up = matches!(attr.state, Some(QpState::Rtr | QpState::Rts));
+                let is_theirs = attr.path.is_some_and(|path| path.destination == peer);
+                (entry.engine.qp_type() == QpType::Rc && is_up && is_theirs).then_some(slot)
+            })
+    }
+
+    /// Uses the extensions with the peer of a queue pair.
+    fn extend(&mut self, slot: usize, offer: Offer) {
+        if offer.version != extension::VERSION || offer.flags & Offer::SACK == 0 {
+            return;
+        }
+        let entry = self.entry(slot);
+        let mtu = entry.engine.attr().path_mtu.unwrap_or(Mtu::B1024).bytes();
+        entry.engine.use_extensions(u32::from(offer.window) * mtu);
+        entry.is_extended = true;
+        self.activate(slot);
     }
 
     /// Checks the ICRC. The Identification that a datagram had is not visible; its position in a coalesced run is the best guess,

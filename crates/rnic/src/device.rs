@@ -175,12 +175,15 @@ impl Device {
         let stream = u64::from(driver.source().port());
         let injector = (!config.faults.is_none()).then(|| Injector::new(config.faults, stream));
         let events = Arc::new(EventQueue::new().map_err(failed)?);
+        let seed = u64::from(random_u32()) << 32 | u64::from(random_u32());
         let core = Core::new(Parts {
             driver,
             ip,
             injector,
             capture,
             events: Arc::clone(&events),
+            plain: config.plain,
+            seed,
         });
         let shared = Arc::new(Shared {
             helper: Helper::new(core.receiving_fd()).map_err(failed)?,
@@ -414,6 +417,11 @@ impl Device {
     /// Destroys a queue pair; in a forked child there is nothing to do.
     pub(crate) fn remove_qp(&self, qp: &Arc<QpShared>) {
         let _ = self.with_core(|core| core.remove_qp(qp));
+    }
+
+    /// The engine's time.
+    pub(crate) fn now(&self) -> Instant {
+        self.shared().now()
     }
 
     fn shared(&self) -> &Shared {

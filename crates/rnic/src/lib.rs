@@ -13,6 +13,7 @@
 
 mod address;
 pub mod capture;
+mod cm;
 mod config;
 mod core;
 mod counters;
@@ -22,10 +23,12 @@ mod doorbell;
 mod event;
 mod faults;
 mod fork;
+mod gsi;
 mod helper;
 mod host;
 mod lock;
 mod mr;
+mod peers;
 mod qp;
 mod recv_queue;
 mod region;
@@ -33,6 +36,7 @@ mod signal;
 mod srq;
 mod udp;
 
+pub use cm::{Agreement, CmChannel, CmCommandError, CmListener};
 pub use config::{AddressChoice, DeviceConfig};
 pub use counters::Counters;
 pub use cq::{CompletionChannel, Cq};

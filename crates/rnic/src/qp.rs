@@ -260,6 +260,15 @@ impl Qp {
             .with_core(|core| core.engine(self.shared.slot).counters())
     }
 
+    /// Whether the peer was recognised as software, and the extensions to RoCEv2 are in use.
+    ///
+    /// # Errors
+    /// [`DeviceLost`].
+    pub fn is_extended(&self) -> Result<bool, DeviceLost> {
+        self.device()
+            .with_core(|core| core.is_extended(self.shared.slot))
+    }
+
     /// Changes state or attributes (IBA 11.2.5.2).
     ///
     /// # Errors

@@ -26,7 +26,6 @@ pub(crate) fn ports(ip: IpAddr) -> [u16; CANDIDATES] {
 }
 
 /// Whether a datagram from `port` of `ip` bears the mark.
-#[allow(dead_code, reason = "recognition of software peers follows")]
 pub(crate) fn is_marked(ip: IpAddr, port: u16) -> bool {
     ports(ip).contains(&port)
 }
