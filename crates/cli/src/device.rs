@@ -1,8 +1,12 @@
 //! Opens what the registry offers, as the command line and the environment ask.
 
-use fabric::{Config, Registry};
+use std::collections::HashMap;
+
+use anyhow::{Context as _, anyhow};
+use fabric::{Address, Config, Domain, Hints, PostError, Refused, Registry, Source};
 
 use crate::args::Common;
+use crate::protocol::Counter;
 
 /// The settings of this run.
 ///
@@ -24,4 +28,64 @@ pub(crate) fn config(registry: &Registry, common: &Common) -> anyhow::Result<Con
         config.set(name, value)?;
     }
     Ok(config)
+}
+/// Opens the best device that meets the hints, or the one that was asked for.
+///
+/// # Errors
+/// Why there is none, device by device.
+pub(crate) fn open(registry: &Registry, config: &Config, hints: &Hints) -> anyhow::Result<Domain> {
+    let selection = registry.select(hints, config)?;
+    for verdict in &selection.reasons {
+        tracing::debug!(chosen = verdict.chosen, "{verdict}");
+    }
+    let chosen = &selection.chosen;
+    registry
+        .open_selected(&selection, config)
+        .with_context(|| format!("cannot open {}/{}", chosen.provider, chosen.device))
+}
+/// The environment in which another process makes the same choices on the same device's behalf.
+///
+/// A capture is not among them: two processes cannot write one file, and ours sees both directions.
+pub(crate) fn environment(config: &Config, domain: &Domain) -> HashMap<String, String> {
+    let said = config.rows().filter(|(row, _, source)| {
+        *source != Source::Default && !matches!(row.name, "capture" | "config" | "provider")
+    });
+    let mut variables: HashMap<_, _> = said
+        .map(|(row, value, _)| (row.environment(), value.to_owned()))
+        .collect();
+    variables.insert(
+        "RINGMAIL_PROVIDER".to_owned(),
+        domain.info().provider.to_owned(),
+    );
+    variables
+}
+
+/// What the device has counted, for a peer.
+pub(crate) fn counters(domain: &Domain) -> Vec<Counter> {
+    let counter = |(name, value): (&str, u64)| Counter {
+        name: name.to_owned(),
+        value,
+    };
+    domain.counters().into_iter().map(counter).collect()
+}
+
+/// A refused post where none should be.
+pub(crate) fn refused(domain: &Domain, refused: &Refused) -> fabric::Error {
+    match refused.error {
+        PostError::NotConnected | PostError::DeviceLost => fabric::Error::Disconnected,
+        error => fabric::Error::Unsupported {
+            provider: domain.info().provider.to_owned(),
+            what: format!("what is needed here: {error}"),
+        },
+    }
+}
+
+/// A connection that was refused, with the peer's reason if that is text.
+pub(crate) fn rejected(peer: &Address, private_data: &[u8]) -> anyhow::Error {
+    let reason = String::from_utf8_lossy(private_data);
+    let reason = reason.trim_end_matches('\0');
+    if reason.is_empty() || reason.chars().any(char::is_control) {
+        return anyhow!("{peer} refuses the connection");
+    }
+    anyhow!("{peer} refuses the connection: {reason}")
 }

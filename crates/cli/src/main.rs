@@ -6,10 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod child;
+mod copy;
 mod device;
 mod info;
+mod protocol;
+mod serve;
 mod trace;
+mod url;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -34,6 +40,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Info(info) => info::run(info, &arguments.common),
+        Command::Serve(serve) => serve::run(serve, &arguments.common),
+        Command::Cp(cp) => copy::run(cp, &arguments.common),
         Command::Trace(trace) => trace::run(trace),
     }
 }
@@ -47,6 +55,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
 }

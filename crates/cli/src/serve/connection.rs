@@ -1,0 +1,272 @@
+//! One client: takes its requests, answers them, and forgets everything of it when it goes.
+//!
+//! Requests are served where they arrive, except for checksums, which take long: a worker of the connection computes those,
+//! so that the connection's thread is always free to drive the device that answers the client's reads.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use fabric::{Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Error, Work};
+
+use super::opened::OpenFile;
+use super::roots::Roots;
+use crate::device;
+use crate::protocol::{
+    Failure, FailureKind, MAX_MESSAGE, Malformed, Opened, Reply, Request, WINDOW,
+};
+
+/// A client that has been accepted.
+pub(super) struct Connection {
+    roots: Arc<Roots>,
+    domain: Domain,
+    cq: CompletionQueue,
+    replies: Arc<Replies>,
+    files: HashMap<u32, Arc<OpenFile>>,
+    next_handle: u32,
+}
+
+/// Why a connection ended, if not because the client closed it.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client broke the protocol.
+    Malformed(Malformed),
+    /// Nothing was heard for [`IDLE`].
+    Idle,
+    /// The device answered this.
+    Device(Error),
+    /// A reply could not be posted: the client does not take them.
+    Deaf,
+}
+
+impl Connection {
+    /// An endpoint to accept a client with, its receives posted.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub(super) fn open(domain: &Domain, roots: &Arc<Roots>) -> Result<Self, Error> {
+        let cq = domain.completion_queue(WINDOW + MAX_REPLIES)?;
+        let endpoint = domain
+            .endpoint(EndpointKind::Msg, &cq)
+            .send_depth(MAX_REPLIES)
+            .recv_depth(WINDOW)
+            // A client that does not listen is dropped instead of waited for.
+            .rnr_retries(Some(6))
+            .open()?;
+        for _ in 0..WINDOW {
+            let receive = Work::recv(0, domain.buf(MAX_MESSAGE)?);
+            endpoint
+                .post_one(receive)
+                .map_err(|refused| device::refused(domain, &refused))?;
+        }
+        let spare = (0..MAX_REPLIES)
+            .map(|_| domain.buf(MAX_MESSAGE))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            roots: Arc::clone(roots),
+            domain: domain.clone(),
+            cq,
+            replies: Arc::new(Replies {
+                endpoint,
+                spare: Mutex::new(spare),
+            }),
+            files: HashMap::new(),
+            next_handle: 0,
+        })
+    }
+
+    /// To be accepted.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.replies.endpoint
+    }
+
+    /// Serves the client until it goes. Files that were truncated meanwhile are said in the log.
+    ///
+    /// # Errors
+    /// [`End`] if it was not the client's wish.
+    pub(super) fn serve(mut self) -> Result<(), End> {
+        let (jobs, work) = sync_channel(WINDOW);
+        let replies = Arc::clone(&self.replies);
+        let worker = thread::Builder::new()
+            .name("checksums".to_owned())
+            .spawn(move || Job::run_all(&work, &replies))
+            .expect("a thread can be started");
+        let outcome = self.serve_until_end(&jobs);
+        for file in self.files.values() {
+            if let Err(failure) = file.check() {
+                tracing::warn!("{failure}");
+            }
+        }
+        self.replies.endpoint.disconnect();
+        drop(jobs);
+        worker.join().expect("the worker does not panic");
+        outcome
+    }
+
+    fn serve_until_end(&mut self, jobs: &SyncSender<Job>) -> Result<(), End> {
+        let mut completions = Vec::with_capacity(WINDOW);
+        loop {
+            if self.cq.poll(&mut completions, WINDOW) == 0
+                && !self.cq.wait(IDLE).map_err(End::Device)?
+            {
+                return Err(End::Idle);
+            }
+            for completion in completions.drain(..) {
+                if !completion.status.is_success() {
+                    tracing::debug!(status = %completion.status, "connection ended");
+                    return Ok(());
+                }
+                if completion.opcode.is_receive() {
+                    self.receive(completion, jobs)?;
+                } else if let Some(buf) = completion.into_buf() {
+                    self.replies.give_back(buf);
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, completion: Completion, jobs: &SyncSender<Job>) -> Result<(), End> {
+        let (number, request) = Request::read(completion.data()).map_err(End::Malformed)?;
+        tracing::trace!(number, ?request);
+        // Posted before the reply, so that whoever has the reply may send the next request.
+        if let Some(mut buf) = completion.into_buf() {
+            buf.set_len(MAX_MESSAGE);
+            let posted = self.replies.endpoint.post_one(Work::recv(0, buf));
+            posted.map_err(|refused| End::Device(device::refused(&self.domain, &refused)))?;
+        }
+        let reply = match request {
+            Request::Checksums {
+                handle,
+                block_len,
+                first,
+                count,
+            } => match self.file(handle) {
+                Ok(file) => {
+                    let job = Job {
+                        number,
+                        file: Arc::clone(file),
+                        block_len,
+                        first,
+                        count,
+                    };
+                    // A client that has more than a window of them unanswered is no client of ours.
+                    return jobs.try_send(job).map_err(|_| End::Deaf);
+                }
+                Err(failure) => Err(failure),
+            },
+            other => self.answer(other),
+        };
+        self.replies
+            .send(number, &reply.unwrap_or_else(Reply::Failed))
+    }
+
+    fn answer(&mut self, request: Request) -> Result<Reply, Failure> {
+        match request {
+            Request::Stat { path } => self.roots.stat(&path).map(Reply::Metadata),
+            Request::Open { path } => self.open_file(&path).map(Reply::Opened),
+            Request::Close { handle } => {
+                let now = self
+                    .file(handle)
+                    .and_then(|file| file.check().and_then(|()| file.now()));
+                self.files.remove(&handle);
+                now.map(Reply::Metadata)
+            }
+            Request::Counters => Ok(Reply::Counters(device::counters(&self.domain))),
+            Request::Ping => Ok(Reply::Pong),
+            Request::Checksums { .. } => unreachable!("given to the worker"),
+        }
+    }
+
+    fn open_file(&mut self, path: &[u8]) -> Result<Opened, Failure> {
+        if self.files.len() == MAX_OPEN {
+            let message = format!("at most {MAX_OPEN} files are open at once");
+            return Err(Failure::new(FailureKind::Limit, message));
+        }
+        let file = OpenFile::open(&self.roots, &self.domain, path)?;
+        let handle = self.next_handle;
+        self.next_handle = self.next_handle.wrapping_add(1);
+        let opened = Opened {
+            handle,
+            metadata: file.metadata(),
+            region: file.remote(),
+        };
+        self.files.insert(handle, Arc::new(file));
+        Ok(opened)
+    }
+
+    fn file(&self, handle: u32) -> Result<&Arc<OpenFile>, Failure> {
+        let unknown = || Failure::new(FailureKind::Other, "no such file is open");
+        self.files.get(&handle).ok_or_else(unknown)
+    }
+}
+
+/// The way back to the client, for both threads.
+struct Replies {
+    endpoint: Endpoint,
+    spare: Mutex<Vec<Buf>>,
+}
+
+impl Replies {
+    fn send(&self, number: u32, reply: &Reply) -> Result<(), End> {
+        let mut buf = self.lock().pop().ok_or(End::Deaf)?;
+        let mut message = Vec::with_capacity(MAX_MESSAGE);
+        reply.write(number, &mut message);
+        buf.set_len(message.len());
+        buf.copy_from_slice(&message);
+        self.endpoint
+            .post_one(Work::send(0, buf))
+            .map_err(|_| End::Deaf)
+    }
+
+    fn give_back(&self, buf: Buf) {
+        self.lock().push(buf);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Buf>> {
+        self.spare.lock().expect("nothing under the lock panics")
+    }
+}
+
+/// Checksums to compute.
+struct Job {
+    number: u32,
+    file: Arc<OpenFile>,
+    block_len: u32,
+    first: u64,
+    count: u32,
+}
+
+impl Job {
+    fn run_all(jobs: &Receiver<Self>, replies: &Replies) {
+        for job in jobs {
+            let sums = job.file.checksums(job.block_len, job.first, job.count);
+            let reply = sums.map_or_else(Reply::Failed, Reply::Checksums);
+            if replies.send(job.number, &reply).is_err() {
+                replies.endpoint.disconnect();
+            }
+        }
+    }
+}
+
+/// Most replies whose delivery is not confirmed yet. A client may ask again as soon as it has a reply, before we hear that
+/// it has, so this is more than a window.
+const MAX_REPLIES: usize = 4 * WINDOW;
+
+/// A client that says nothing for this long is taken for dead; ours speaks every quarter of it.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Most files that a client may have open at once.
+const MAX_OPEN: usize = 64;
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(malformed) => malformed.fmt(f),
+            Self::Idle => write!(f, "nothing was heard for {} s", IDLE.as_secs()),
+            Self::Device(error) => error.fmt(f),
+            Self::Deaf => f.write_str("the client does not take its replies"),
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! `ringmail cp` of files of this machine, over every provider that is here.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use support::{Running, Scene, assert_fails, providers, random, ringmail, stderr};
+
+#[test]
+fn a_file_arrives_with_its_bytes_mode_and_time_by_remote_reads() {
+    for provider in providers() {
+        let scene = Scene::new();
+        let bytes = random(3_000_001);
+        scene.write("source", &bytes);
+        fs::set_permissions(scene.path("source"), fs::Permissions::from_mode(0o640)).unwrap();
+        let time = UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_000);
+        fs::File::open(scene.path("source"))
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+
+        let report = scene.cp_json(provider, &["source", "copy"]);
+
+        assert_eq!(scene.read("copy"), bytes, "over {provider}");
+        let metadata = fs::metadata(scene.path("copy")).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o640);
+        assert_eq!(metadata.modified().unwrap(), time);
+        assert_eq!(report["provider"], provider);
+        assert_eq!(report["bytes"], 3_000_001);
+        assert_eq!(report["rdma_reads"], 3_000_001_u64.div_ceil(256 << 10));
+        assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+        assert!(
+            report["gbit_per_s"].as_f64().unwrap() > 0.0
+                && report["seconds"].as_f64().unwrap() > 0.0
+        );
+        assert_eq!(
+            scene.names(),
+            ["copy", "source"],
+            "something was left over {provider}"
+        );
+    }
+}
+
+#[test]
+fn files_of_every_odd_length_arrive() {
+    for provider in providers() {
+        let scene = Scene::new();
+        for len in [0, 1, 4095, 4096, 4097, 12_288, 100_001] {
+            let bytes = random(len);
+            scene.write("source", &bytes);
+            let report = scene.cp_json(provider, &["--block-size", "4096", "source", "copy"]);
+            assert_eq!(scene.read("copy"), bytes, "{len} bytes over {provider}");
+            assert_eq!(report["rdma_reads"], len.div_ceil(4096));
+            assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+        }
+    }
+}
+
+#[test]
+fn a_directory_arrives_with_everything_in_it() {
+    for provider in providers() {
+        let scene = Scene::new();
+        fs::create_dir_all(scene.path("tree/inner/empty")).unwrap();
+        let (large, small) = (random(600_000), random(10));
+        scene.write("tree/large", &large);
+        scene.write("tree/inner/small", &small);
+        scene.write("tree/inner/nothing", b"");
+        symlink("inner/small", scene.path("tree/link")).unwrap();
+        symlink("/nowhere", scene.path("tree/dangling")).unwrap();
+        fs::set_permissions(scene.path("tree/inner"), fs::Permissions::from_mode(0o555)).unwrap();
+
+        let report = scene.cp_json(provider, &["-r", "tree", "copy"]);
+
+        assert_eq!(scene.read("copy/large"), large);
+        assert_eq!(scene.read("copy/inner/small"), small);
+        assert_eq!(scene.read("copy/inner/nothing"), b"");
+        assert!(scene.path("copy/inner/empty").is_dir());
+        assert_eq!(
+            fs::read_link(scene.path("copy/link")).unwrap(),
+            Path::new("inner/small")
+        );
+        assert_eq!(
+            fs::read_link(scene.path("copy/dangling")).unwrap(),
+            Path::new("/nowhere")
+        );
+        let mode = |name: &str| fs::metadata(scene.path(name)).unwrap().mode() & 0o7777;
+        assert_eq!(mode("copy/inner"), 0o555);
+        let time = |name: &str| fs::metadata(scene.path(name)).unwrap().modified().unwrap();
+        assert_eq!(time("copy"), time("tree"));
+        assert_eq!(time("copy/inner"), time("tree/inner"));
+        assert_eq!(
+            (&report["files"], &report["failed"]),
+            (&3.into(), &0.into())
+        );
+        assert_eq!(report["bytes"], 600_010);
+        // In the order of names: inner/nothing, inner/small, large.
+        let all = [&small[..], &large].concat();
+        assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&all)));
+        let mut names: Vec<_> = fs::read_dir(scene.path("copy"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["dangling", "inner", "large", "link"]);
+        for directory in ["tree/inner", "copy/inner"] {
+            fs::set_permissions(scene.path(directory), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_copied_of_a_directory_is_said_and_the_rest_is_copied() {
+    for provider in providers() {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("tree")).unwrap();
+        scene.write("tree/file", b"file");
+        scene.pipe("tree/pipe");
+        fs::create_dir_all(scene.path("copy/tree")).unwrap();
+
+        let output = scene.cp(provider, &["-r", "tree", "copy"]);
+
+        assert_eq!(output.status.code(), Some(1));
+        let complaint = stderr(&output);
+        assert!(
+            complaint.contains("pipe is neither a regular file nor a directory"),
+            "{complaint}"
+        );
+        assert_eq!(scene.read("copy/tree/file"), b"file");
+        assert!(!scene.path("copy/tree/pipe").exists());
+    }
+}
+
+#[test]
+fn a_directory_is_not_copied_into_itself_for_ever() {
+    for provider in providers() {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("tree")).unwrap();
+        scene.write("tree/file", b"file");
+        let output = scene.cp(provider, &["-r", "tree", "tree/copy"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("is the destination"),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(scene.read("tree/copy/file"), b"file");
+        assert!(!scene.path("tree/copy/copy").exists());
+    }
+}
+
+#[test]
+fn what_is_not_there_or_not_allowed_is_said_in_one_line() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", b"bytes");
+        scene.pipe("pipe");
+        fs::create_dir(scene.path("directory")).unwrap();
+        for (arguments, complaint) in [
+            (["missing", "copy"], "missing: no such file or directory"),
+            (["directory", "copy"], "is a directory: copy it with -r"),
+            (["pipe", "copy"], "neither a directory nor a regular file"),
+            (
+                ["source", "missing/copy"],
+                "cannot write missing/copy: No such file or directory",
+            ),
+            (["source", "missing/"], "missing/ is not a directory"),
+            (
+                ["source", "pipe"],
+                "pipe is neither a regular file nor a directory",
+            ),
+            (["source", "source"], "are the same file"),
+            (["source", "."], "are the same file"),
+        ] {
+            assert_fails(&scene.cp(provider, &arguments), 1, complaint);
+        }
+        assert_eq!(scene.names(), ["directory", "pipe", "source"]);
+        assert_eq!(scene.read("source"), b"bytes");
+    }
+}
+
+#[test]
+fn a_command_that_makes_no_sense_ends_with_code_2() {
+    let scene = Scene::new();
+    scene.write("source", b"bytes");
+    assert_fails(
+        &scene.cp("loopback", &["source", "ringmail://host/copy"]),
+        2,
+        "run `ringmail serve` here",
+    );
+    assert_fails(
+        &scene.cp("loopback", &["ringmail://host", "copy"]),
+        2,
+        "names no file",
+    );
+    assert_eq!(scene.cp("loopback", &["source"]).status.code(), Some(2));
+    assert_fails(
+        &scene.cp("carrier-pigeon", &["source", "copy"]),
+        1,
+        "no provider is called carrier-pigeon",
+    );
+}
+
+#[test]
+fn faults_and_captures_are_refused_by_a_provider_without_packets() {
+    let scene = Scene::new();
+    scene.write("source", b"bytes");
+    for variable in [
+        ("RINGMAIL_FAULTS", "loss=1%"),
+        ("RINGMAIL_CAPTURE", "capture.pcapng"),
+    ] {
+        let output = scene
+            .command("loopback", &["source", "copy"])
+            .env(variable.0, variable.1)
+            .output()
+            .unwrap();
+        assert_fails(&output, 1, "loopback");
+    }
+    assert_eq!(scene.names(), ["source"]);
+}
+
+#[test]
+fn an_existing_file_is_replaced_and_a_directory_is_filled() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", b"new");
+        scene.write("copy", b"old and longer");
+        scene.write("file", b"old");
+        symlink("file", scene.path("link")).unwrap();
+        fs::create_dir(scene.path("directory")).unwrap();
+        for destination in ["copy", "directory", "link"] {
+            scene.cp_json(provider, &["source", destination]);
+        }
+        assert_eq!(scene.read("copy"), b"new");
+        assert_eq!(scene.read("directory/source"), b"new");
+        assert_eq!(scene.read("file"), b"new", "a link is written through");
+        assert!(scene.path("link").is_symlink());
+    }
+}
+
+#[test]
+fn a_copy_that_was_killed_is_taken_up_and_never_had_its_final_name() {
+    for provider in providers() {
+        let scene = Scene::new();
+        let bytes = random(16 << 20);
+        scene.write("source", &bytes);
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        assert!(!scene.path("copy").exists());
+        copy.kill();
+        assert_eq!(
+            scene.names(),
+            [".copy.ringmail-journal", ".copy.ringmail-part", "source"],
+            "over {provider}"
+        );
+
+        let report = scene.cp_json(provider, SMALL_BLOCKS);
+
+        assert_eq!(scene.read("copy"), bytes);
+        let resumed = report["bytes_resumed"].as_u64().unwrap();
+        assert!(resumed > 0, "nothing was taken up over {provider}");
+        assert_eq!(report["bytes"], bytes.len());
+        assert_eq!(
+            report["rdma_reads"].as_u64().unwrap(),
+            (bytes.len() as u64 - resumed) / 4096
+        );
+        assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+        assert_eq!(scene.names(), ["copy", "source"]);
+    }
+}
+
+#[test]
+fn blocks_of_a_part_that_were_damaged_are_read_again() {
+    for provider in providers() {
+        let scene = Scene::new();
+        let bytes = random(16 << 20);
+        scene.write("source", &bytes);
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        copy.kill();
+        let part = scene.path(".copy.ringmail-part");
+        let mut partial = fs::read(&part).unwrap();
+        partial.iter_mut().step_by(8192).for_each(|byte| *byte ^= 1);
+        fs::write(&part, partial).unwrap();
+        scene.cp_json(provider, SMALL_BLOCKS);
+        assert_eq!(scene.read("copy"), bytes, "over {provider}");
+    }
+}
+
+#[test]
+fn a_part_of_a_source_that_has_changed_since_is_not_taken_up() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", &random(16 << 20));
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        copy.kill();
+        let bytes = random(16 << 20);
+        scene.write("source", &bytes);
+        let report = scene.cp_json(provider, SMALL_BLOCKS);
+        assert_eq!(report["bytes_resumed"], 0);
+        assert_eq!(scene.read("copy"), bytes);
+    }
+}
+
+#[test]
+fn an_interrupted_directory_is_taken_up_with_the_files_it_has() {
+    for provider in providers() {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("tree")).unwrap();
+        let (first, second) = (random(100_000), random(16 << 20));
+        scene.write("tree/1", &first);
+        scene.write("tree/2", &second);
+        let arguments = &["-r", "--block-size", "4096", "tree", "copy"];
+        let mut copy = Running::held_up(scene.command(provider, arguments));
+        // Of the 25 blocks of the first file and the 4096 of the second.
+        copy.wait_for("block=30");
+        copy.kill();
+        let report = scene.cp_json(provider, arguments);
+        assert_eq!(scene.read("copy/1"), first);
+        assert_eq!(scene.read("copy/2"), second);
+        assert!(
+            report["bytes_resumed"].as_u64().unwrap() > 100_000,
+            "{report}"
+        );
+        let all = [first, second].concat();
+        assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&all)));
+    }
+}
+
+#[test]
+fn a_source_truncated_while_it_is_copied_is_an_error_and_no_copy() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", &random(16 << 20));
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        fs::File::options()
+            .write(true)
+            .open(scene.path("source"))
+            .unwrap()
+            .set_len(5)
+            .unwrap();
+        let output = copy.finish();
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "over {provider}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains("truncated"),
+            "over {provider}: {}",
+            stderr(&output)
+        );
+        assert!(!scene.path("copy").exists());
+    }
+}
+
+#[test]
+fn a_source_written_to_while_it_is_copied_is_said() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", &random(16 << 20));
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        fs::File::options()
+            .write(true)
+            .open(scene.path("source"))
+            .unwrap()
+            .set_modified(UNIX_EPOCH)
+            .unwrap();
+        let output = copy.finish();
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("changed while it was copied"),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(scene.names(), ["source"]);
+    }
+}
+
+#[test]
+fn two_copies_to_one_place_do_not_mix() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", &random(16 << 20));
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        assert_fails(
+            &scene.cp(provider, SMALL_BLOCKS),
+            1,
+            "copy is being written by another copy",
+        );
+        assert!(copy.finish().status.success());
+        assert_eq!(scene.read("copy"), scene.read("source"));
+    }
+}
+
+#[test]
+fn a_full_disk_and_a_read_only_target_are_errors_that_leave_nothing() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", &random(3 << 20));
+        fs::create_dir(scene.path("mounted")).unwrap();
+        let program = env!("CARGO_BIN_EXE_ringmail");
+        for (options, complaint) in [
+            ("size=1m", "no room for 3.00 MiB"),
+            ("ro", "Read-only file system"),
+        ] {
+            let script = format!(
+                "mount -t tmpfs -o {options} tmpfs mounted || exit 77
+                {program} --provider {provider} cp source mounted/copy
+                code=$?; ls -A mounted; exit $code"
+            );
+            let Some(output) = scene.in_mount_namespace(&script) else {
+                return;
+            };
+            assert_fails(&output, 1, complaint);
+            assert_eq!(support::stdout(&output), "", "something was left");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_file_is_not_replaced_by_who_may_not_write_it() {
+    let scene = Scene::new();
+    scene.write("source", b"new");
+    scene.write("copy", b"old");
+    fs::set_permissions(scene.path("copy"), fs::Permissions::from_mode(0o444)).unwrap();
+    if support::is_root() {
+        // Root may write everything, so this is another user, who must reach the place.
+        fs::set_permissions(scene.path("."), fs::Permissions::from_mode(0o777)).unwrap();
+        let program = scene.program_for_everyone();
+        let output = support::as_nobody(&program)
+            .args(["--provider", "loopback", "cp", "source", "copy"])
+            .current_dir(scene.path("."))
+            .output()
+            .unwrap();
+        assert_fails(&output, 1, "copy is read-only");
+    } else {
+        assert_fails(
+            &scene.cp("loopback", &["source", "copy"]),
+            1,
+            "copy is read-only",
+        );
+    }
+    assert_eq!(scene.read("copy"), b"old");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_does_not_undo_the_copy() {
+    let scene = Scene::new();
+    scene.write("source", b"bytes");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = ringmail()
+        .args(["--provider", "loopback", "cp", "source", "copy"])
+        .current_dir(scene.path("."))
+        .stdout(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(scene.read("copy"), b"bytes");
+}
+
+/// Many blocks, so that a copy whose log nobody reads is held up among them.
+const SMALL_BLOCKS: &[&str] = &["--block-size", "4096", "source", "copy"];
