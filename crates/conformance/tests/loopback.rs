@@ -14,7 +14,7 @@ impl Sut for Plain {
     }
 }
 
-/// The same with bad luck by a seed.
+/// The reference with bad luck by a seed.
 struct Unlucky(u64);
 
 impl Sut for Unlucky {
@@ -23,7 +23,28 @@ impl Sut for Unlucky {
     }
 }
 
+/// Reliable datagrams layered on connections.
+struct Layered;
+
+impl Sut for Layered {
+    fn open(&self) -> Result<Domain, Error> {
+        let registry = Registry::new().with(Loopback::without_rdm());
+        registry.open("loopback", &registry.defaults())
+    }
+}
+
+/// The same with bad luck by a seed.
+struct UnluckyLayered(u64);
+
+impl Sut for UnluckyLayered {
+    fn open(&self) -> Result<Domain, Error> {
+        Ok(Layered.open()?.hooked(Fault::seeded(self.0)))
+    }
+}
+
 instantiate!(loopback: Plain);
+instantiate!(layered: Layered);
+instantiate!(layered_fault_seed_1: UnluckyLayered(1));
 instantiate!(fault_seed_1: Unlucky(1));
 instantiate!(fault_seed_2: Unlucky(2));
 instantiate!(fault_seed_3: Unlucky(3));

@@ -11,9 +11,10 @@ use crate::{Buf, EndpointId, Peer, Segment, Segments};
 pub struct Completion {
     /// From the work.
     pub context: u64,
-    /// How it ended. Unless it is [`Status::Success`], only `context`, `endpoint`, `peer` and `local` mean anything.
+    /// How it ended. Unless it is [`Status::Success`], only `context`, `opcode`, `endpoint`, `peer`
+    /// and `local` mean anything.
     pub status: Status,
-    /// What it was.
+    /// What it was. A receive that failed is [`Opcode::Recv`].
     pub opcode: Opcode,
     /// Bytes received (also those that a write with immediate put elsewhere), read, sent or written.
     pub len: usize,

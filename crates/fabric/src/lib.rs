@@ -38,9 +38,10 @@
 //! # For providers
 //!
 //! The contract is [`provider`]: a few small object-safe traits and five sentences. Bounds, access, capabilities and buffer
-//! ownership are checked above it, once. [`loopback`] is the reference provider, [`hook`] holds decorators over any.
+//! ownership are checked above it, once. [`loopback`] is the reference provider, [`hook`] holds decorators over any, and
+//! [`rdm`] gives reliable datagrams to a provider that has connections.
 //!
-//! What this crate does not do: it has no async runtime, and names no provider but the reference one.
+//! What this crate does not do: it has no async runtime, no threads of its own but those of [`rdm`], and names no provider but the reference one.
 
 mod address;
 mod check;
@@ -58,6 +59,7 @@ mod listener;
 pub mod loopback;
 mod memory;
 pub mod provider;
+pub mod rdm;
 mod registry;
 mod shared_receive;
 pub mod util;

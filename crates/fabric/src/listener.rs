@@ -127,7 +127,16 @@ impl ConnectionRequest {
             ));
         }
         check_private_data(&self.capabilities, private_data)?;
-        let mut inner = &*endpoint.inner;
+        self.accept_for(&*endpoint.inner, private_data)
+    }
+
+    /// Connects the peer with a provider's endpoint.
+    pub(crate) fn accept_for(
+        self,
+        endpoint: &dyn provider::Endpoint,
+        private_data: &[u8],
+    ) -> Result<(), Error> {
+        let mut inner = endpoint;
         while let Some(below) = inner.decorated() {
             inner = below;
         }

@@ -223,6 +223,9 @@ pub trait SharedReceive: Any + Send + Sync {
 
     /// Asks for one [`Event::ReceiveLimit`] as soon as fewer than `limit` receives are left.
     fn arm_limit(&self, limit: usize);
+
+    /// Takes back the receives that nothing has arrived in. Called when no endpoint uses them any more.
+    fn drain(&self) -> Vec<Work>;
 }
 
 /// Hears connection requests until it drops.

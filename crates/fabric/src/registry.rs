@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::hook;
 use crate::provider::Provider;
 use crate::{
     Atomics, Config, Domain, EndpointKind, Error, Info, Kinds, Operations, Reach, Setting,
     SettingKind,
 };
+use crate::{hook, rdm};
 
 /// Which provider to use, unless the program says so.
 static PROVIDER: Setting = Setting {
@@ -135,8 +135,15 @@ impl fmt::Display for Verdict {
 impl Registry {
     /// The settings that belong to no provider.
     #[must_use]
-    pub fn core_settings() -> [Setting; 5] {
-        [PROVIDER, CONFIG, FAULTS, CAPTURE, HOOKS]
+    pub fn core_settings() -> [Setting; 6] {
+        [
+            PROVIDER,
+            CONFIG,
+            FAULTS,
+            CAPTURE,
+            HOOKS,
+            rdm::MAX_CONNECTIONS,
+        ]
     }
 
     /// No providers.
@@ -189,7 +196,7 @@ impl Registry {
     /// Every provider with the devices it found, or with what it lacks.
     #[must_use]
     pub fn discover(&self, config: &Config) -> Vec<(&'static str, Result<Vec<Info>, Error>)> {
-        let found = |provider: &Arc<dyn Provider>| (provider.name(), provider.discover(config));
+        let found = |provider: &Arc<dyn Provider>| (provider.name(), devices(&**provider, config));
         self.providers.iter().map(found).collect()
     }
 
@@ -213,7 +220,7 @@ impl Registry {
                 reasons.push(verdict(name, None, "another one was asked for".to_owned()));
                 continue;
             }
-            let devices = match provider.discover(config) {
+            let devices = match devices(&**provider, config) {
                 Ok(devices) => devices,
                 Err(Error::Absent { reason, .. }) => {
                     reasons.push(verdict(name, None, reason));
@@ -262,7 +269,7 @@ impl Registry {
     /// [`Error::UnknownProvider`], [`Error::Absent`], [`Error::Unsupported`] if faults or a capture are asked of a provider that
     /// cannot, or what the provider answers.
     pub fn open(&self, provider: &str, config: &Config) -> Result<Domain, Error> {
-        let devices = self.provider(provider)?.discover(config)?;
+        let devices = devices(&**self.provider(provider)?, config)?;
         let info = devices.first().ok_or_else(|| Error::Absent {
             provider: provider.to_owned(),
             reason: "it found no device".to_owned(),
@@ -278,7 +285,15 @@ impl Registry {
             });
         }
         let hooks = hook::named(config.text(&HOOKS))?;
-        let mut domain = self.provider(info.provider)?.open(info, config)?;
+        let provider = self.provider(info.provider)?;
+        // As the provider found it, without what is layered on it.
+        let found = provider.discover(config)?.into_iter();
+        let own = found.into_iter().find(|found| found.device == info.device);
+        let own = own.ok_or_else(|| Error::Absent {
+            provider: info.provider.to_owned(),
+            reason: format!("its device {} is gone", info.device),
+        })?;
+        let mut domain = rdm::layer(provider.open(&own, config)?, config);
         for hook in hooks {
             domain = hook::decorate(domain, hook);
         }
@@ -298,6 +313,12 @@ impl fmt::Debug for Registry {
         let names = self.providers.iter().map(|provider| provider.name());
         f.debug_list().entries(names).finish()
     }
+}
+
+/// A provider's devices, with the kinds of endpoints that can be layered on what they have.
+fn devices(provider: &dyn Provider, config: &Config) -> Result<Vec<Info>, Error> {
+    let found = provider.discover(config)?;
+    Ok(found.into_iter().map(rdm::layered).collect())
 }
 
 fn verdict(provider: &'static str, device: Option<String>, why: String) -> Verdict {

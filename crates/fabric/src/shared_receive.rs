@@ -31,6 +31,15 @@ impl SharedReceive {
     }
 }
 
+impl SharedReceive {
+    /// Takes back the receives that nothing has arrived in. Drop the endpoints that use them first: what arrives meanwhile
+    /// goes into some of them.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Work> {
+        self.inner.drain()
+    }
+}
+
 impl fmt::Debug for SharedReceive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedReceive").finish_non_exhaustive()

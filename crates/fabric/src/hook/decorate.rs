@@ -173,4 +173,8 @@ impl provider::SharedReceive for SharedReceive {
     fn arm_limit(&self, limit: usize) {
         self.inner.arm_limit(limit);
     }
+
+    fn drain(&self) -> Vec<Work> {
+        self.inner.drain()
+    }
 }

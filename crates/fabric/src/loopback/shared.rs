@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::endpoint::pending;
 use super::execute;
-use super::world::{self, Shared};
+use super::world::{self, Pending, Shared};
 use crate::util::Slot;
 use crate::{Event, EventQueue, PostError, Work, provider};
 
@@ -79,6 +79,16 @@ impl provider::SharedReceive for SharedReceive {
             .expect("removed by drop only");
         shared.limit = limit;
         check_limit(shared);
+    }
+
+    fn drain(&self) -> Vec<Work> {
+        let mut world = world::lock();
+        let shared = world
+            .shared
+            .get_mut(&self.id)
+            .expect("removed by drop only");
+        let receives = std::mem::take(&mut shared.receives);
+        receives.into_iter().map(Pending::into_work).collect()
     }
 }
 

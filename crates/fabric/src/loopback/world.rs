@@ -10,7 +10,7 @@ use mem::Memory;
 
 use crate::provider::{EndpointAttributes, Exposed};
 use crate::util::{Slot, SoftQueue};
-use crate::{Access, Address, Capabilities, EndpointId, EventQueue, Op, Peer, WorkFlags};
+use crate::{Access, Address, Capabilities, EndpointId, EventQueue, Op, Peer, Work, WorkFlags};
 
 /// Everything: who exists, what is registered, what waits.
 #[derive(Default)]
@@ -72,6 +72,19 @@ pub(super) struct Pending {
     pub(super) peer: Option<Peer>,
     pub(super) flags: WorkFlags,
     pub(super) slot: Slot,
+}
+
+impl Pending {
+    /// The work as it was posted.
+    pub(super) fn into_work(self) -> Work {
+        Work {
+            context: self.context,
+            op: self.op,
+            local: self.local.conceal(),
+            peer: self.peer,
+            flags: self.flags,
+        }
+    }
 }
 
 pub(super) struct Listener {

@@ -26,7 +26,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    ready: VecDeque<(Completion, Slot)>,
+    ready: VecDeque<(Completion, Option<Slot>)>,
     armed: Armed,
 }
 
@@ -114,11 +114,11 @@ impl SoftQueue {
         }
     }
 
-    /// Reports the end of a work.
-    pub fn push(&self, completion: Completion, slot: Slot, report: Report) {
+    /// Reports the end of a work, whose slot (if room was reserved here) frees when it is polled.
+    pub fn push(&self, completion: Completion, slot: impl Into<Option<Slot>>, report: Report) {
         let mut state = self.lock();
         let solicited = report == Report::Solicited || !completion.status.is_success();
-        state.ready.push_back((completion, slot));
+        state.ready.push_back((completion, slot.into()));
         let wake = match state.armed {
             Armed::No => false,
             Armed::Solicited => solicited,
