@@ -521,18 +521,18 @@ impl Nic {
     fn handle(&mut self, now: Instant, packet: Packet<'_>) {
         self.counters.packets_received += 1;
         self.counters.bytes_received += packet.bytes.len() as u64;
+        let identification = self.identification(packet);
         if let Some(capture) = &mut self.capture {
             let destination = SocketAddr::new(self.ip, ROCE_PORT);
-            let identification = if self.ip.is_ipv4() { packet.index } else { 0 };
             capture.packet(
                 Direction::Received,
                 packet.source,
                 destination,
-                identification,
+                identification.unwrap_or_default(),
                 packet.bytes,
             );
         }
-        if !self.is_intact(packet) {
+        if identification.is_none() {
             self.counters.bad_icrc += 1;
             return;
         }
@@ -664,30 +664,27 @@ impl Nic {
         self.activate(slot);
     }
 
-    /// Checks the ICRC. The Identification that a datagram had is not visible; its position in a coalesced run is the best guess,
-    /// and over IPv4 any other that explains the checksum is accepted.
-    fn is_intact(&mut self, packet: Packet<'_>) -> bool {
-        let Some((covered, &received)) = packet.bytes.split_last_chunk::<ICRC_LEN>() else {
-            return false;
-        };
-        let Some((bth, behind)) = covered.split_at_checked(Bth::LEN) else {
-            return false;
-        };
-        let Some(path) = self.path_from(packet.source) else {
-            return false;
-        };
+    /// Checks the ICRC and returns the Identification that it was made with, 0 over IPv6; `None` if it is wrong. The one that the
+    /// datagram had is not visible: its position in a coalesced run is the best guess, and over IPv4 any other that explains
+    /// the checksum is accepted.
+    fn identification(&mut self, packet: Packet<'_>) -> Option<u16> {
+        let (covered, &received) = packet.bytes.split_last_chunk::<ICRC_LEN>()?;
+        let (bth, behind) = covered.split_at_checked(Bth::LEN)?;
+        let path = self.path_from(packet.source)?;
         let computed = path
             .start(packet.bytes.len(), packet.index)
             .headers(bth)
             .payload(behind);
         if computed.finish() == received {
-            return true;
+            return Some(if path.is_ipv4() { packet.index } else { 0 });
         }
-        path.is_ipv4()
-            && matches!(
-                self.basis.explain(computed, received, packet.bytes.len()),
-                Verdict::Identified(_)
-            )
+        if !path.is_ipv4() {
+            return None;
+        }
+        match self.basis.explain(computed, received, packet.bytes.len()) {
+            Verdict::Identified(difference) => Some(packet.index ^ difference),
+            _ => None,
+        }
     }
 
     #[inline]
