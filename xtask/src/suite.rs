@@ -172,6 +172,7 @@ fn wire(_: &Selection) -> Vec<Command> {
             "--features=wire",
             "--test=namespace",
             "--test=wire",
+            "--test=rnic_wire",
         ],
         None,
     )]
@@ -184,6 +185,7 @@ fn kernel(_: &Selection) -> Vec<Command> {
             "--package=ringmail-testbed",
             "--features=kernel",
             "--test=kernel",
+            "--test=rnic_kernel",
         ],
         Some(1),
     )]

@@ -214,7 +214,7 @@ static void connect_queue_pair(bool reliable, unsigned gid_index, unsigned path_
     check(inet_pton(AF_INET6, address, &attr.ah_attr.grh.dgid) == 1, address);
     int mask = IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
     check(!ibv_modify_qp(qp, &attr, mask | (reliable ? IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER : 0)), "RTR");
-    attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS, .sq_psn = psn, .timeout = 16, .retry_cnt = 7, .rnr_retry = 7,
+    attr = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS, .sq_psn = psn, .timeout = 14, .retry_cnt = 7, .rnr_retry = 7,
                                 .max_rd_atomic = 4};
     mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
     int reliably = IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;

@@ -98,14 +98,15 @@ impl fmt::Display for Packet {
 
 /// Dissectors that guess at what a program sends; for a guess that fails they call the packet malformed.
 const GUESSES: &[&str] = &[
-    "rpcrdma_infiniband",
-    "smb_direct_infiniband",
-    "smcr_infiniband",
-    "iser_infiniband",
-    "lnet_ib",
-    "eth_over_ib",
-    "sdp_infiniband",
-    "fc_infiniband",
+    "fcoib",
+    "infiniband.eoib",
+    "infiniband_sdp",
+    "iser",
+    "lnet",
+    "nvme-rdma",
+    "rpcordma",
+    "smb_direct",
+    "smc",
 ];
 
 fn fields() -> Vec<&'static str> {
@@ -123,8 +124,8 @@ fn packet(line: &str, bytes: &[u8]) -> Result<Packet> {
     };
     Ok(Packet {
         source: format!("{ipv4}{ipv6}"),
-        // "RC Send Only QP=0x000012 "
-        operation: info.split(" QP=").next().unwrap_or(info).trim().to_owned(),
+        // "RC Send Only QP=0x000012 ", and for one operation no space before "QP".
+        operation: info.split("QP=").next().unwrap_or(info).trim().to_owned(),
         malformed: (!malformed.is_empty()).then(|| malformed.to_owned()),
         icrc_is_right: icrc::is_right(bytes)?,
     })
@@ -137,9 +138,8 @@ fn tshark(capture: &Path, arguments: &[&str]) -> Result<Vec<u8>> {
         .args(["300", "tshark", "-n", "-Y", "udp.port == 4791", "-r"])
         .arg(capture);
     for guess in GUESSES {
-        command.args(["--disable-heuristic", guess]);
+        command.args(["--disable-protocol", guess]);
     }
-    command.args(["--disable-protocol", "nvme-rdma"]);
     let output = command
         .args(arguments)
         .output()
