@@ -34,6 +34,7 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Info(crate::info::Arguments),
+    Ping(crate::ping::Arguments),
     Serve(crate::serve::Arguments),
     Cp(crate::copy::Arguments),
     Trace(crate::trace::Arguments),

@@ -1,9 +1,13 @@
 //! Opens what the registry offers, as the command line and the environment ask.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use fabric::{Address, Config, Domain, Hints, PostError, Refused, Registry, Source};
+use fabric::{
+    Address, Completion, CompletionQueue, Config, Domain, Hints, PostError, Refused, Registry,
+    Source,
+};
 
 use crate::args::Common;
 use crate::protocol::Counter;
@@ -89,3 +93,20 @@ pub(crate) fn rejected(peer: &Address, private_data: &[u8]) -> anyhow::Error {
     }
     anyhow!("{peer} refuses the connection: {reason}")
 }
+
+/// A completion that comes soon, without sleeping: for round trips, which are shorter than waking up takes.
+pub(crate) fn spin(cq: &CompletionQueue) -> Option<Completion> {
+    let start = Instant::now();
+    while start.elapsed() < SPIN {
+        for _ in 0..64 {
+            if let Some(completion) = cq.poll_one() {
+                return Some(completion);
+            }
+            std::hint::spin_loop();
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+const SPIN: Duration = Duration::from_millis(2);

@@ -10,6 +10,7 @@ mod child;
 mod copy;
 mod device;
 mod info;
+mod ping;
 mod protocol;
 mod serve;
 mod trace;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Info(info) => info::run(info, &arguments.common),
+        Command::Ping(ping) => ping::run(ping, &arguments.common),
         Command::Serve(serve) => serve::run(serve, &arguments.common),
         Command::Cp(cp) => copy::run(cp, &arguments.common),
         Command::Trace(trace) => trace::run(trace),
