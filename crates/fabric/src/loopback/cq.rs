@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::{execute, world};
+use super::execute;
 use crate::util::SoftQueue;
 use crate::{Completion, Error, provider};
 
@@ -23,7 +23,7 @@ impl provider::CompletionQueue for CompletionQueue {
     fn poll(&self, into: &mut Vec<Completion>, max: usize) -> usize {
         match self.queue.poll(into, max) {
             0 if max > 0 => {
-                execute::retry_impatient(&mut world::lock());
+                execute::retry_impatient(&self.queue);
                 self.queue.poll(into, max)
             }
             count => count,
@@ -38,7 +38,7 @@ impl provider::CompletionQueue for CompletionQueue {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let waiting = execute::retry_impatient(&mut world::lock());
+            let waiting = execute::retry_impatient(&self.queue);
             // Sends that give up after some tries are tried again each millisecond; nothing else needs a clock.
             let slice = if waiting {
                 RETRY_INTERVAL.min(left)

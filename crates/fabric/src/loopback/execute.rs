@@ -2,9 +2,12 @@
 //!
 //! IBA vol. 1, 9.7.4 (what a responder checks) and 10.7 (what completions say), without packets.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::shared::check_limit;
 use super::transfer::{self, Bytes, Side};
-use super::world::{Endpoint, Pending, Region, State, World};
+use super::world::{self, Endpoint, Pending, Region, State, World};
 use crate::provider::Exposed;
 use crate::util::{Report, SoftQueue};
 use crate::{
@@ -40,16 +43,40 @@ pub(super) fn run(world: &mut World, id: EndpointId, lane: Option<Peer>) {
     }
 }
 
-/// Counts a poll against those who do not wait for ever; answers whether some still wait.
-pub(super) fn retry_impatient(world: &mut World) -> bool {
-    for (id, lane) in std::mem::take(&mut world.impatient) {
+/// Counts an empty poll of `queue` against those who report there and do not wait for ever; answers whether some still wait.
+pub(super) fn retry_impatient(queue: &SoftQueue) -> bool {
+    // Relaxed: who must be counted has posted before, on this thread or by a hand-over to it.
+    if IMPATIENT.load(Ordering::Relaxed) == 0 {
+        return false;
+    }
+    let mut world = world::lock();
+    let world = &mut *world;
+    let reports_here = |endpoints: &HashMap<EndpointId, Endpoint>, id: EndpointId| {
+        endpoints
+            .get(&id)
+            .is_some_and(|endpoint| endpoint.send_queue.is_same(queue))
+    };
+    let (here, elsewhere) = std::mem::take(&mut world.impatient)
+        .into_iter()
+        .partition(|(id, _)| reports_here(&world.endpoints, *id));
+    world.impatient = elsewhere;
+    let here: Vec<_> = here;
+    for (id, lane) in here {
         if let Some(lane) = lane_of(world, id, lane) {
             lane.attempts = lane.attempts.saturating_add(1);
         }
         run(world, id, lane);
     }
-    !world.impatient.is_empty()
+    world
+        .impatient
+        .retain(|(id, _)| world.endpoints.contains_key(id));
+    IMPATIENT.store(world.impatient.len(), Ordering::Relaxed);
+    let mut waiting = world.impatient.iter();
+    waiting.any(|(id, _)| reports_here(&world.endpoints, *id))
 }
+
+/// How many lanes are impatient, so that a poll need not take the lock for none.
+static IMPATIENT: AtomicUsize = AtomicUsize::new(0);
 
 /// Breaks a connection: both ends fail, are flushed and told.
 pub(super) fn fail_endpoint(world: &mut World, id: EndpointId) {
@@ -104,11 +131,7 @@ fn pop(world: &mut World, id: EndpointId, lane: Option<Peer>) -> Option<Pending>
     lane_of(world, id, lane)?.queue.pop_front()
 }
 
-fn lane_of(
-    world: &mut World,
-    id: EndpointId,
-    lane: Option<Peer>,
-) -> Option<&mut super::world::Lane> {
+fn lane_of(world: &mut World, id: EndpointId, lane: Option<Peer>) -> Option<&mut world::Lane> {
     world.endpoints.get_mut(&id)?.lanes.get_mut(&lane)
 }
 
@@ -134,6 +157,7 @@ fn wait_for_receive(world: &mut World, id: EndpointId, lane: Option<Peer>, pendi
     queue.queue.push_front(pending);
     if tries.is_some() && !world.impatient.contains(&(id, lane)) {
         world.impatient.push((id, lane));
+        IMPATIENT.store(world.impatient.len(), Ordering::Relaxed);
     }
     let waiting = target.and_then(|target| world.endpoints.get_mut(&target));
     let Some(waiting) = waiting else {

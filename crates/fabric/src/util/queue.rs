@@ -92,6 +92,12 @@ impl SoftQueue {
         }
     }
 
+    /// Whether this handle is to the same queue as `other`.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Reserves room for a work's completion, and counts it among an endpoint's `outstanding`, of which there are at most `depth`.
     ///
     /// # Errors
