@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod need;
 mod runner;
 mod suite;
@@ -28,6 +29,8 @@ enum Task {
     Test(suite::Selection),
     /// Run what every change must pass: all suites.
     Ci,
+    /// Fuzz the protocol engine.
+    Fuzz(fuzz::Arguments),
     /// Boot the tests' Linux kernel and run a command in it.
     Vm(vm::Arguments),
 }
@@ -43,6 +46,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test(selection) => suite::run(&selection),
         Task::Ci => suite::run(&suite::Selection::default()),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
     }
 }

@@ -28,6 +28,12 @@ const SUITES: &[Suite] = &[
         steps: fast,
     },
     Suite {
+        name: "mutants",
+        about: "rules of the protocol taken out one by one: a named test must notice",
+        needs: &[],
+        steps: mutants,
+    },
+    Suite {
         name: "wire",
         about: "packets between two network namespaces, as Wireshark and the specification see them",
         needs: &[
@@ -163,6 +169,14 @@ fn fast(_: &Selection) -> Vec<Command> {
         cargo(&["test", "--workspace", "--doc"]),
         doc,
     ]
+}
+
+fn mutants(_: &Selection) -> Vec<Command> {
+    // They share one copy of the crate.
+    vec![tests(
+        &["--package=xtask", "--features=mutants", "--test=mutants"],
+        Some(1),
+    )]
 }
 
 fn wire(_: &Selection) -> Vec<Command> {

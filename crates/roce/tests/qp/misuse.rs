@@ -77,6 +77,18 @@ fn an_access_beyond_the_region_is_refused() {
 }
 
 #[test]
+fn an_access_beyond_the_region_is_refused_before_its_first_byte() {
+    // The first packet lies within the region, the request as a whole does not.
+    let start = at(EXPOSED - 2_048);
+    refused(
+        world(Config::default()),
+        Operation::Write(start),
+        3_000,
+        Status::RemoteAccess,
+    );
+}
+
+#[test]
 fn a_missing_right_is_refused() {
     let remote = Remote {
         addr: 0,

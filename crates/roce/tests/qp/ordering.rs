@@ -1,8 +1,9 @@
 //! What may be seen when: fences, limits on READs, and the order that selective repeat keeps.
 
+use ringmail_roce::host::Arrival;
 use ringmail_roce::sim::Config;
-use ringmail_roce::verbs::{Operation, SendFlags, Status};
-use ringmail_roce::wire::{Opcode, Operation as Packet};
+use ringmail_roce::verbs::{Mtu, Operation, SendFlags, Status};
+use ringmail_roce::wire::{Headers, Opcode, Operation as Packet};
 
 use crate::vocabulary::*;
 
@@ -82,6 +83,51 @@ fn a_message_behind_a_gap_is_not_received_before_it_is_filled() {
         1 + 1,
         "it waited at the receiver; its repetition asked what is missing"
     );
+}
+
+#[test]
+fn what_waits_behind_a_gap_is_bounded() {
+    let mut world = world(Config {
+        mtu: Mtu::B4096,
+        ..selective()
+    });
+    lose(&mut world, |_, headers, lost| {
+        headers.bth.opcode == Opcode::Rc(Packet::WriteOnly) && lost == 0
+    });
+    let first = work(0, Operation::Write(at(0)), 1);
+    post(&mut world, first);
+    world.flush(0);
+    // As many packets ahead of the gap as a peer that knows no limit would send.
+    let (now, source) = (world.now, world.nodes[0].address);
+    let mut headers = packets(&world, 0)[0];
+    headers.bth.pad = 0;
+    let arrival = Arrival {
+        source,
+        destination: world.nodes[1].address,
+        traffic_class: 0,
+        hop_limit: 64,
+        udp_length: 0,
+    };
+    let expected = headers.bth.psn;
+    let node = &mut world.nodes[1];
+    for ahead in 1..1_000 {
+        headers.bth.psn = expected + ahead;
+        node.qp
+            .handle_packet(now, &arrival, &headers, &[1; 4_096], &mut node.machine);
+    }
+    let mut report = None;
+    node.transmit(now, 16, |_, packet| {
+        report = Headers::parse(&packet)
+            .ok()
+            .and_then(|(headers, _)| headers.sack)
+    });
+    let arrived: u32 = report
+        .expect("a selective acknowledgement")
+        .bitmap
+        .iter()
+        .map(|word| word.count_ones())
+        .sum();
+    assert_eq!(arrived, 128, "512 KiB of payload wait, no more");
 }
 
 #[test]
