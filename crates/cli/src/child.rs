@@ -46,7 +46,7 @@ impl Responder {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = Command::new(&program);
         // All that the parent was told comes in the variables, so what its own environment says of files must not.
-        for variable in ["RINGMAIL_CAPTURE", "RINGMAIL_CONFIG"] {
+        for variable in ["RINGMAIL_CAPTURE", "RINGMAIL_CONFIG", "RINGMAIL_ADDRESS"] {
             command.env_remove(variable);
         }
         let mut child = command

@@ -1,6 +1,8 @@
 //! Opens what the registry offers, as the command line and the environment ask.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
@@ -33,6 +35,62 @@ pub(crate) fn config(registry: &Registry, common: &Common) -> anyhow::Result<Con
     }
     Ok(config)
 }
+/// Has a device that can be at several addresses be where a listener is asked for, unless the user has said where.
+///
+/// # Errors
+/// A host without an address.
+pub(crate) fn place_at(config: &mut Config, listen: &Address) -> anyhow::Result<Address> {
+    let found = resolve(listen).with_context(|| format!("cannot listen at {listen}"))?;
+    place(config, found.ip())?;
+    Ok(found.to_string().into())
+}
+
+/// Has a device that can be at several addresses be where packets to a peer leave this machine, unless the user has said
+/// where. Peers of this machine need no place. An address that is none is left for the provider to judge.
+///
+/// # Errors
+/// A setting that cannot be set.
+pub(crate) fn place_towards(config: &mut Config, peer: &Address) -> anyhow::Result<()> {
+    let Ok(peer) = resolve(peer) else {
+        return Ok(());
+    };
+    if peer.ip().is_loopback() {
+        return Ok(());
+    }
+    // Connecting a datagram socket sends nothing, but chooses the route.
+    let any: IpAddr = if peer.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let routed = UdpSocket::bind((any, 0))
+        .and_then(|socket| socket.connect(peer).and_then(|()| socket.local_addr()));
+    match routed {
+        Ok(own) => place(config, own.ip()),
+        Err(error) => Err(error).with_context(|| format!("there is no way to {}", peer.ip())),
+    }
+}
+
+fn place(config: &mut Config, ip: IpAddr) -> anyhow::Result<()> {
+    let is_open = config
+        .rows()
+        .any(|(row, _, source)| row.name == ADDRESS && source == Source::Default);
+    if is_open {
+        config.set(ADDRESS, ip.to_string())?;
+    }
+    Ok(())
+}
+
+fn resolve(address: &Address) -> io::Result<SocketAddr> {
+    let mut found = address.as_str().to_socket_addrs()?;
+    found
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address"))
+}
+
+/// The setting of a provider whose devices can be at several addresses.
+const ADDRESS: &str = "address";
+
 /// Opens the best device that meets the hints, or the one that was asked for.
 ///
 /// # Errors
@@ -49,10 +107,12 @@ pub(crate) fn open(registry: &Registry, config: &Config, hints: &Hints) -> anyho
 }
 /// The environment in which another process makes the same choices on the same device's behalf.
 ///
-/// A capture is not among them: two processes cannot write one file, and ours sees both directions.
+/// A capture is not among them: two processes cannot write one file, and ours sees both directions. Nor is an address,
+/// which is ours: the other has one of its own.
 pub(crate) fn environment(config: &Config, domain: &Domain) -> HashMap<String, String> {
     let said = config.rows().filter(|(row, _, source)| {
-        *source != Source::Default && !matches!(row.name, "capture" | "config" | "provider")
+        *source != Source::Default
+            && !matches!(row.name, "capture" | "config" | "provider" | ADDRESS)
     });
     let mut variables: HashMap<_, _> = said
         .map(|(row, value, _)| (row.environment(), value.to_owned()))

@@ -70,7 +70,10 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
         return Err(Usage(advice.to_owned()).into());
     }
     let registry = ringmail::registry();
-    let config = device::config(&registry, common)?;
+    let mut config = device::config(&registry, common)?;
+    if let Location::Remote { server, .. } = &source {
+        device::place_towards(&mut config, server)?;
+    }
     let domain = device::open(&registry, &config, &Hints::default())?;
     let source = Source::find(source, &config, &domain)?;
     let mut session = Session::connect(&domain, &source.server, source.token)?;

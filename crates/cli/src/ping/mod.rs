@@ -73,16 +73,22 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
         return answer_parent(common);
     }
     let registry = ringmail::registry();
-    let config = device::config(&registry, common)?;
-    let domain = device::open(&registry, &config, &Hints::default())?;
+    let mut config = device::config(&registry, common)?;
     if let Some(listen) = &arguments.listen {
-        let echo = Echo::open(&domain, &url::with_port(listen), Token::default())?;
+        let listen = device::place_at(&mut config, &url::with_port(listen))?;
+        let domain = device::open(&registry, &config, &Hints::default())?;
+        let echo = Echo::open(&domain, &listen, Token::default())?;
         println!("answering at {}", echo.address());
         io::stdout().flush()?;
         return echo.answer_all();
     }
-    let (server, token, _responder) = match &arguments.host {
-        Some(host) => (url::with_port(host), Token::default(), Other::Elsewhere),
+    let host = arguments.host.as_deref().map(url::with_port);
+    if let Some(host) = &host {
+        device::place_towards(&mut config, host)?;
+    }
+    let domain = device::open(&registry, &config, &Hints::default())?;
+    let (server, token, _responder) = match host {
+        Some(host) => (host, Token::default(), Other::Elsewhere),
         None => Other::start(&config, &domain)?,
     };
     let wish = Wish {

@@ -78,13 +78,13 @@ fn run_for_parent(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
 
 fn open(arguments: &Arguments, common: &Common, token: Token) -> anyhow::Result<Server> {
     let registry = ringmail::registry();
-    let config = device::config(&registry, common)?;
-    let listen = arguments
-        .listen
-        .as_deref()
-        .map_or(Address::ANY, url::with_port);
+    let mut config = device::config(&registry, common)?;
     // The files first: whether they are there does not depend on any device.
     let roots = Server::roots(&arguments.paths)?;
+    let listen = match &arguments.listen {
+        Some(listen) => device::place_at(&mut config, &url::with_port(listen))?,
+        None => Address::ANY,
+    };
     let domain = device::open(&registry, &config, &Hints::default())?;
     Server::open(&domain, roots, &listen, token)
 }
@@ -230,3 +230,223 @@ fn reject(request: ConnectionRequest, reason: &str) {
 
 /// Most clients at once.
 const MAX_CLIENTS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use fabric::{CompletionQueue, Endpoint, EndpointKind, Registry, Work, loopback::Loopback};
+
+    use super::*;
+    use crate::protocol::{FailureKind, MAX_MESSAGE, Reply, Request};
+
+    /// A server of a directory with one file of 10,000 bytes, on a thread that serves for ever.
+    fn server(token: Token) -> (Domain, Address, tempfile::TempDir) {
+        let registry = Registry::new().with(Loopback::new());
+        let domain = registry.open("loopback", &registry.defaults()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), [7; 10_000]).unwrap();
+        let roots = Server::roots(&[directory.path().to_owned()]).unwrap();
+        let server = Server::open(&domain, roots, &Address::ANY, token).unwrap();
+        let address = server.address();
+        thread::spawn(move || server.serve());
+        (domain, address, directory)
+    }
+
+    /// A client that says what it likes.
+    struct Client {
+        endpoint: Endpoint,
+        cq: CompletionQueue,
+        domain: Domain,
+    }
+
+    impl Client {
+        fn connect(domain: &Domain, server: &Address, hello: &[u8]) -> Result<Self, Error> {
+            let cq = domain.completion_queue(64)?;
+            let endpoint = domain.endpoint(EndpointKind::Msg, &cq).open()?;
+            for _ in 0..16 {
+                endpoint
+                    .post_one(Work::recv(0, domain.buf(MAX_MESSAGE)?))
+                    .unwrap();
+            }
+            endpoint.connect(server, hello, SOON)?;
+            Ok(Self {
+                endpoint,
+                cq,
+                domain: domain.clone(),
+            })
+        }
+
+        fn say(&self, message: &[u8]) {
+            self.endpoint
+                .post_one(Work::send(0, self.domain.buf_from(message).unwrap()))
+                .unwrap();
+        }
+
+        /// The next reply; `None` once the server has closed the connection.
+        fn hear(&self) -> Option<Reply> {
+            loop {
+                let completion = self.cq.next(SOON).expect("the server answers or closes");
+                if !completion.status.is_success() {
+                    return None;
+                }
+                if completion.opcode.is_receive() {
+                    let reply = Reply::read(completion.data())
+                        .expect("the server makes sense")
+                        .1;
+                    let receive = Work::recv(0, self.domain.buf(MAX_MESSAGE).unwrap());
+                    self.endpoint.post_one(receive).unwrap();
+                    return Some(reply);
+                }
+            }
+        }
+
+        fn ask(&self, request: &Request) -> Reply {
+            let mut message = Vec::new();
+            request.write(1, &mut message);
+            self.say(&message);
+            self.hear().expect("the connection is open")
+        }
+
+        fn failure(&self, request: &Request) -> FailureKind {
+            match self.ask(request) {
+                Reply::Failed(failure) => failure.kind,
+                other => panic!("{request:?} was answered by {other:?}"),
+            }
+        }
+    }
+
+    fn hello(token: Token) -> [u8; Hello::LEN] {
+        Hello::new(Service::Files, token).to_bytes()
+    }
+
+    #[test]
+    fn a_client_without_the_token_is_refused_with_a_reason() {
+        let token = Token::random();
+        let (domain, address, _directory) = server(token);
+        let refused = |hello: &[u8]| match Client::connect(&domain, &address, hello) {
+            Err(Error::Rejected { private_data }) => String::from_utf8(private_data).unwrap(),
+            other => panic!("not refused: {:?}", other.map(|_| ())),
+        };
+        assert!(refused(&hello(Token::default())).contains("private"));
+        assert!(refused(&Hello::new(Service::Ping, token).to_bytes()).contains("another"));
+        assert!(refused(b"GET / HTTP/1.1").contains("you are not"));
+        assert!(Client::connect(&domain, &address, &hello(token)).is_ok());
+    }
+
+    #[test]
+    fn a_client_that_breaks_the_protocol_loses_its_own_connection_only() {
+        let (domain, address, directory) = server(Token::default());
+        let good = Client::connect(&domain, &address, &hello(Token::default())).unwrap();
+        let path = directory
+            .path()
+            .join("file")
+            .as_os_str()
+            .as_bytes()
+            .to_vec();
+        let Reply::Opened(opened) = good.ask(&Request::Open { path }) else {
+            panic!("the file is not opened");
+        };
+        for nonsense in [
+            &b""[..],
+            b"\x01",
+            b"\xff\0\0\0\x01",
+            &[3; 21],
+            &[9; MAX_MESSAGE],
+        ] {
+            let bad = Client::connect(&domain, &address, &hello(Token::default())).unwrap();
+            bad.say(nonsense);
+            assert_eq!(bad.hear(), None, "{nonsense:?} was accepted");
+        }
+        let buf = domain.buf(10_000).unwrap();
+        good.endpoint
+            .post_one(Work::read(0, buf, opened.region))
+            .unwrap();
+        let read = loop {
+            let completion = good.cq.next(SOON).unwrap();
+            if completion.opcode == fabric::Opcode::Read {
+                break completion;
+            }
+        };
+        assert_eq!(read.ok().unwrap().data(), [7; 10_000]);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_served_is_answered() {
+        let (domain, address, directory) = server(Token::default());
+        let client = Client::connect(&domain, &address, &hello(Token::default())).unwrap();
+        let path = |name: &str| directory.path().join(name).as_os_str().as_bytes().to_vec();
+        assert_eq!(
+            client.failure(&Request::Open {
+                path: path("missing")
+            }),
+            FailureKind::NotFound
+        );
+        assert_eq!(
+            client.failure(&Request::Open { path: path("../x") }),
+            FailureKind::Outside
+        );
+        assert_eq!(
+            client.failure(&Request::Close { handle: 0 }),
+            FailureKind::Other
+        );
+        for handle in 0..64 {
+            assert!(
+                matches!(client.ask(&Request::Open { path: path("file") }), Reply::Opened(opened) if opened.handle == handle)
+            );
+        }
+        assert_eq!(
+            client.failure(&Request::Open { path: path("file") }),
+            FailureKind::Limit
+        );
+        let sums = |first, count| Request::Checksums {
+            handle: 3,
+            block_len: 4096,
+            first,
+            count,
+        };
+        assert_eq!(client.failure(&sums(0, 4)), FailureKind::Other);
+        assert_eq!(client.failure(&sums(u64::MAX, 2)), FailureKind::Other);
+        let expected = [4096, 4096, 1808].map(|len| crc32c::crc32c(&vec![7; len]));
+        assert_eq!(client.ask(&sums(0, 3)), Reply::Checksums(expected.to_vec()));
+        assert!(
+            matches!(client.ask(&Request::Close { handle: 3 }), Reply::Metadata(metadata) if metadata.size == 10_000)
+        );
+        assert_eq!(client.failure(&sums(0, 3)), FailureKind::Other);
+    }
+
+    #[test]
+    fn a_file_truncated_while_it_is_served_is_a_failure_and_not_a_crash() {
+        let (domain, address, directory) = server(Token::default());
+        let client = Client::connect(&domain, &address, &hello(Token::default())).unwrap();
+        let path = directory.path().join("file");
+        let request = Request::Open {
+            path: path.as_os_str().as_bytes().to_vec(),
+        };
+        assert!(matches!(client.ask(&request), Reply::Opened(_)));
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(1)
+            .unwrap();
+        let sums = Request::Checksums {
+            handle: 0,
+            block_len: 4096,
+            first: 0,
+            count: 3,
+        };
+        assert_eq!(client.failure(&sums), FailureKind::Changed);
+        assert_eq!(
+            client.failure(&Request::Close { handle: 0 }),
+            FailureKind::Changed
+        );
+        assert!(
+            matches!(client.ask(&request), Reply::Opened(_)),
+            "the server goes on"
+        );
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+}
