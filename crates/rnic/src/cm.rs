@@ -315,7 +315,8 @@ impl Agreement {
             path: Some(Path::new(self.route.local, self.route.remote)),
             path_mtu: Some(self.path_mtu),
             dest_qpn: Some(self.theirs.qpn),
-            rq_psn: Some(self.theirs.psn),
+            // Each end says where the other is to start.
+            rq_psn: Some(self.ours.psn),
             max_dest_rd_atomic: is_reliable.then_some(resources),
             min_rnr_timer: is_reliable.then_some(RNR_TIMER),
             ..QpAttr::default()
@@ -332,7 +333,7 @@ impl Agreement {
             .min(self.theirs.responder_resources);
         QpAttr {
             state: Some(QpState::Rts),
-            sq_psn: Some(self.ours.psn),
+            sq_psn: Some(self.theirs.psn),
             max_rd_atomic: is_reliable.then_some(depth),
             timeout: is_reliable.then_some(ack_timeout(self.ack_timeout)),
             retry_count: is_reliable.then_some(Retries::Limited(self.retry_count)),
@@ -365,7 +366,7 @@ impl Qp {
         self.modify(&agreement.ready_to_send(self.qp_type()))
     }
 
-    /// This end, with a first PSN drawn at random.
+    /// This end, with the PSN that the peer is to start at drawn at random.
     ///
     /// # Panics
     /// When the system has no randomness.

@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ringmail_rnic::{Agreement, CmChannel, DeviceConfig};
-use roce::cm::{AcceptParams, CmEvent, ConnectParams, Failure, Route};
+use roce::cm::{AcceptParams, CmEvent, ConnectParams, End, Failure, Route};
 use roce::verbs::{Mtu, Operation, QpType, Status};
 use roce::wire::cm::{RejectReason, ServiceId, SidrStatus};
+use roce::wire::{Psn, Qpn};
 use support::{ALL, Side, until};
 
 fn event(channel: &CmChannel) -> CmEvent {
@@ -95,6 +97,40 @@ fn connects_and_moves(config: &DeviceConfig) -> bool {
     assert!(matches!(event(&active), CmEvent::Disconnected { .. }));
     assert!(matches!(event(&active), CmEvent::Closed { .. }));
     is_extended
+}
+
+#[test]
+fn each_end_starts_at_the_psn_that_the_other_asked_for() {
+    // Both ends took the PSN in a message for the one that its sender starts at: they agreed with each other, and with
+    // nobody else.
+    let end = |psn| End {
+        qpn: Qpn::new(psn),
+        psn: Psn::new(psn),
+        responder_resources: 1,
+        initiator_depth: 1,
+        rnr_retry_count: 7,
+        srq: false,
+    };
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let agreement = Agreement {
+        route: Route {
+            local: here,
+            remote: here,
+        },
+        ours: end(10),
+        theirs: end(20),
+        path_mtu: Mtu::B1024,
+        retry_count: 7,
+        ack_timeout: 14,
+    };
+    assert_eq!(
+        agreement.ready_to_receive(QpType::Rc).rq_psn,
+        Some(Psn::new(10))
+    );
+    assert_eq!(
+        agreement.ready_to_send(QpType::Rc).sq_psn,
+        Some(Psn::new(20))
+    );
 }
 
 #[test]

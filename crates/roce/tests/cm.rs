@@ -575,6 +575,16 @@ fn the_kernels_request_is_understood() {
         (service, Qpn::new(0x11))
     );
     assert_eq!(request.peer.end.psn, Psn::new(0xC9_743B));
+    // It is the one at which the kernel's passive side then starts, not the active side.
+    let first = pcap::read("rxe_cm_ipv4")
+        .into_iter()
+        .filter(|later| later.source.ip() == packet.destination.ip())
+        .find_map(|later| {
+            let (headers, _) = Headers::parse(&later.udp_payload).expect("a packet");
+            (headers.bth.dest_qp == request.peer.end.qpn && headers.aeth.is_none())
+                .then_some(headers.bth.psn)
+        });
+    assert_eq!(first, Some(request.peer.end.psn));
     assert_eq!(request.peer.extensions, None, "rxe is a stranger");
     let params = AcceptParams {
         end: end(B),

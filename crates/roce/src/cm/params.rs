@@ -88,7 +88,7 @@ impl Config {
 pub struct End {
     /// Its queue pair.
     pub qpn: Qpn,
-    /// The first PSN that it sends.
+    /// The PSN at which the *other* end is to start: the first that this one expects (IBA 12.7.31).
     pub psn: Psn,
     /// READs and atomics that it can answer at once.
     pub responder_resources: u8,

@@ -28,7 +28,7 @@ pub struct Rep {
     pub qpn: Qpn,
     /// End-to-end context, 24 bits: RD only.
     pub eecn: u32,
-    /// First PSN that the sender will use.
+    /// PSN at which the receiver of this message is to start: the first that its sender expects.
     pub psn: Psn,
     /// READs and atomics that the sender can answer at once.
     pub responder_resources: u8,

@@ -46,7 +46,7 @@ pub struct Req {
     pub transport: u8,
     /// The sender counts end-to-end credits.
     pub flow_control: bool,
-    /// First PSN that the sender will use.
+    /// PSN at which the receiver of this message is to start: the first that its sender expects.
     pub psn: Psn,
     /// How long the receiver is to wait for the sender's answer: code, 5 bits.
     pub local_timeout: u8,
