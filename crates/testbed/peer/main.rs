@@ -5,9 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod connection;
 mod exchange;
 mod neighbour;
 mod nic;
+mod rping;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -26,6 +28,8 @@ struct Cli {
 enum Role {
     /// Every operation of a queue pair, as requester and as responder.
     Exchange(Exchange),
+    /// The protocol of `rping`: a connection by CM, then SEND, READ and WRITE with checked data.
+    Rping(Rping),
 }
 
 /// What to exchange, and with whom.
@@ -41,6 +45,15 @@ struct Exchange {
     /// The peer is of our kind: also use operations that `exchange.c` has not.
     #[arg(long)]
     all: bool,
+}
+
+/// Which side of `rping` to be.
+#[derive(clap::Args)]
+struct Rping {
+    /// How many rounds.
+    rounds: u32,
+    /// The server to connect to; without it, a client is waited for.
+    server: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -81,6 +94,14 @@ fn run(role: Role) -> Result<()> {
             peer,
             all,
         }) => exchange::run(kind.into(), mtu, peer, all),
+        Role::Rping(Rping {
+            rounds,
+            server: Some(server),
+        }) => rping::client(server, rounds),
+        Role::Rping(Rping {
+            rounds,
+            server: None,
+        }) => rping::server(rounds),
     }
 }
 

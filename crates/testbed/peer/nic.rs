@@ -41,6 +41,11 @@ impl Nic {
         self.device.address()
     }
 
+    /// The device.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Registers `length` zeroed bytes.
     pub(crate) fn region(&self, length: usize, access: Access) -> Result<Region> {
         Ok(Region(self.pd.register(
@@ -111,6 +116,11 @@ impl QueuePair {
     /// Its number.
     pub(crate) fn number(&self) -> Qpn {
         self.qp.qpn()
+    }
+
+    /// The queue pair itself.
+    pub(crate) fn inner(&self) -> &Qp {
+        &self.qp
     }
 
     /// Brings it from reset to ready, towards `them`.

@@ -83,6 +83,13 @@ impl Judgement {
     }
 }
 
+/// One line a packet.
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|packet| writeln!(f, "{packet}"))
+    }
+}
+
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} from {}", self.operation, self.source)?;

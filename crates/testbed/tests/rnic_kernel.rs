@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ringmail_testbed::{
     Capture, GUEST_IPV4, GUEST_IPV6, HOST_INTERFACE, HOST_IPV4, HOST_IPV6, Judgement, Options,
     Process, Vm, exchange_program,
@@ -44,8 +44,9 @@ fn host(vm: &Vm, address: &str, arguments: &[&str]) -> Result<Process> {
 /// Runs `steps` and checks that both sides' packets were sound and that the kernel had nothing to complain of.
 fn over_a_sound_wire(vm: &Vm, steps: impl FnOnce() -> Result<()>) -> Result<Judgement> {
     let capture = Capture::start(vm.namespace(), HOST_INTERFACE)?;
-    steps()?;
+    let outcome = steps();
     let judgement = Judgement::of(&capture.stop(GUEST_IPV4.parse::<IpAddr>()?)?)?;
+    outcome.with_context(|| format!("with these packets:\n{judgement}"))?;
     judgement.is_sound()?;
     let complaints = vm
         .run(
@@ -144,5 +145,47 @@ fn a_faulty_wire_to_the_kernel_loses_nothing() -> Result<()> {
     .succeeded()?;
     let [ipv4, _] = families();
     over_a_sound_wire(&vm, || exchange(&vm, "rc", "1024", &ipv4))?;
+    Ok(())
+}
+
+#[test]
+fn connections_are_managed_with_the_kernel_both_ways() -> Result<()> {
+    let vm = machine()?;
+    for Family {
+        host: here, guest, ..
+    } in families()
+    {
+        let judgement = over_a_sound_wire(&vm, || {
+            let server = vm.spawn(&format!("rping -s -d -a {guest} -V -C 20"), LIMIT)?;
+            server.wait_for("rdma_listen")?;
+            host(&vm, here, &["rping", "20", guest])?
+                .finish(LIMIT)?
+                .succeeded()?;
+            // It ends with an error when its client disconnects; the client has checked the data.
+            server.finish()?;
+
+            let server = host(&vm, here, &["rping", "20"])?;
+            server.wait_for("listening", LIMIT)?;
+            vm.run(&format!("rping -c -a {here} -V -C 20"), LIMIT)?
+                .succeeded()?;
+            server.finish(LIMIT)?.succeeded()?;
+            Ok(())
+        })?;
+        let operations = judgement.operations();
+        for name in [
+            "ConnectRequest",
+            "ConnectReply",
+            "ReadyToUse",
+            "DisconnectRequest",
+            "DisconnectReply",
+        ] {
+            // One for each connection; a slow guest may be asked again.
+            let count = operations.get(format!("CM: {name}").as_str());
+            assert!(
+                count.is_some_and(|count| *count >= 2),
+                "{name} in {operations:?}"
+            );
+        }
+    }
     Ok(())
 }
