@@ -87,6 +87,7 @@ macro_rules! __all_tests {
                 queues {
                     a_completion_queue_is_never_overrun,
                     an_endpoint_takes_no_more_than_its_depth,
+                    unsignalled_work_frees_its_room,
                     endpoints_share_a_queue,
                     a_queue_outlives_its_endpoint,
                 }
@@ -199,6 +200,7 @@ macro_rules! __all_tests {
                 queues {
                     a_completion_queue_is_never_overrun,
                     an_endpoint_takes_no_more_than_its_depth,
+                    unsignalled_work_frees_its_room,
                     endpoints_share_a_queue,
                     a_queue_outlives_its_endpoint,
                 }

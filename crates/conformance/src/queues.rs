@@ -58,6 +58,24 @@ pub(crate) fn an_endpoint_takes_no_more_than_its_depth(bench: &Bench<'_>) -> Tes
     Ok(())
 }
 
+pub(crate) fn unsignalled_work_frees_its_room(bench: &Bench<'_>) -> Tested {
+    let pair = bench.pair_of(16, |builder| builder.send_depth(8));
+    let region = pair.b.region(8);
+    for value in 1..=500_u64 {
+        let bytes = pair.a.buf(&value.to_ne_bytes());
+        let work = Work::write(value, bytes, region.remote());
+        // Hardware frees the room of what was not signalled with the next that was.
+        if value % 4 == 0 {
+            pair.a.run(work);
+        } else {
+            pair.a.post(work.unsignaled());
+        }
+    }
+    assert_eq!(region.load(0), Ok(500));
+    pair.a.quiet();
+    Ok(())
+}
+
 pub(crate) fn endpoints_share_a_queue(bench: &Bench<'_>) -> Tested {
     let mut first = bench.pair();
     let mut second = bench.pair();

@@ -1,5 +1,6 @@
 //! Connecting: requests of both sides, and who yields.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ impl Core {
     /// Sends a request to a peer.
     pub(super) fn start_connect(self: &Arc<Self>, state: &mut State, address: &Address) -> Doomed {
         let opened = self.open_connection(state, address, Stage::Connecting, 0);
+        let hello = self.hello(state, self.address.clone());
         let Some(peer) = state.peers.get_mut(address) else {
             return Doomed::new();
         };
@@ -39,7 +41,6 @@ impl Core {
             return Doomed::new();
         };
         peer.current = Some(id);
-        let hello = self.hello(peer, self.address.clone());
         if endpoint.connect(address, &hello).is_err() {
             doomed.extend(self.fail(state, id, Status::RetryExceeded));
         }
@@ -66,10 +67,13 @@ impl Core {
 
     /// A peer asks. Its request wins over ours if its address is the lower one.
     fn requested(self: &Arc<Self>, state: &mut State, request: ConnectionRequest) -> Doomed {
-        let hello = Hello::parse(request.private_data()).filter(|hello| !hello.address.is_any());
-        let Some(hello) = hello else {
+        // A request that is dropped is rejected.
+        let Some(hello) = Hello::parse(request.private_data()) else {
             return Doomed::new();
         };
+        if hello.address.is_any() || !same_host(&hello.address, request.from()) {
+            return Doomed::new();
+        }
         let itself = hello.address == self.address;
         let peer = state.peers.entry(hello.address.clone()).or_default();
         let same_life = peer.incarnation == Some(hello.incarnation);
@@ -100,13 +104,14 @@ impl Core {
             return doomed;
         };
         doomed.extend(more);
-        let peer = state.peers.get_mut(&hello.address).expect("just entered");
+        let answer = self.hello(state, Address::ANY);
+        // A connection that failed just now may have taken what we knew of the peer with it.
+        let peer = state.peers.entry(hello.address.clone()).or_default();
         peer.incarnation = Some(hello.incarnation);
         peer.yielded = None;
         if !itself {
             peer.current = Some(id);
         }
-        let answer = self.hello(peer, Address::ANY);
         if request.accept_for(&*endpoint, &answer).is_err() {
             // They have given up; what is pending connects again.
             if let Some(peer) = state.peers.get_mut(&hello.address) {
@@ -177,6 +182,20 @@ impl Core {
             doomed.extend(self.advance(state, &address));
         }
         doomed
+    }
+}
+
+/// Whether a peer may claim the address: where addresses are of hosts, it must be on the host that asks.
+fn same_host(claimed: &Address, from: &Address) -> bool {
+    let host = |address: &Address| {
+        address
+            .as_str()
+            .parse()
+            .map(|address: SocketAddr| address.ip())
+    };
+    match (host(claimed), host(from)) {
+        (Ok(claimed), Ok(from)) => claimed == from,
+        _ => true,
     }
 }
 

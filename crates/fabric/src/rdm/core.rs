@@ -39,6 +39,8 @@ pub(super) struct State {
     /// One for each posted receive of our own.
     pub(super) recv_slots: Vec<Slot>,
     next_token: u64,
+    /// Connections tried so far, with whatever peer: each hello has a higher number than those before.
+    attempts: u32,
     /// Counts uses, to find what is idle for longest.
     clock: u64,
 }
@@ -50,8 +52,6 @@ pub(super) struct PeerState {
     pub(super) current: Option<EndpointId>,
     /// Its life that we have met.
     pub(super) incarnation: Option<u32>,
-    /// What we have tried with it so far.
-    pub(super) attempts: u32,
     /// Our request yielded to theirs: since when we wait for it.
     pub(super) yielded: Option<Instant>,
     /// Accepted work that is not posted below yet.
@@ -105,10 +105,12 @@ impl Core {
             .lookup(peer)
             .ok_or(PostError::NoPeer)?;
         let depth = self.attributes.send_depth;
-        let slot = self
-            .send_queue
-            .soft()
-            .reserve(&self.sends_outstanding, depth)?;
+        let queue = self.send_queue.soft();
+        let slot = queue.reserve(&self.sends_outstanding, depth).or_else(|_| {
+            // Unsignalled work that has ended still has its place until somebody looks.
+            self.send_queue.turn(64);
+            queue.reserve(&self.sends_outstanding, depth)
+        })?;
         let mut work = std::mem::replace(work, Work::recv(0, Segments::none()));
         let meta = Meta {
             context: work.context,
@@ -293,6 +295,14 @@ impl Core {
                 self.fail_pending(peer, status);
             }
         }
+        // What strangers claimed is not remembered for longer than their connections.
+        if let Some(peer) = state.peers.get(&address)
+            && peer.current.is_none()
+            && peer.yielded.is_none()
+            && peer.pending.is_empty()
+        {
+            state.peers.remove(&address);
+        }
         self.forget_finished(state);
         doomed
     }
@@ -317,27 +327,30 @@ impl Core {
         }
     }
 
-    /// Forgets failed connections that have reported everything. (Their last receives may still come: these name the
-    /// connection until its endpoint is dropped, so one failed connection a peer is kept until the next fails.)
+    /// Forgets failed connections that have reported everything, save the latest: their last receives may not be polled yet.
     fn forget_finished(&self, state: &mut State) {
-        let finished: Vec<_> = state
-            .connections
-            .iter()
-            .filter(|(_, connection)| {
-                connection.stage == Stage::Failed && connection.in_flight.is_empty()
-            })
-            .map(|(id, connection)| (*id, connection.last_used))
-            .collect();
-        if finished.len() <= KEPT {
+        let is_finished = |connection: &Connection| {
+            connection.stage == Stage::Failed && connection.in_flight.is_empty()
+        };
+        let connections = state.connections.values();
+        if connections
+            .filter(|connection| is_finished(connection))
+            .count()
+            <= KEPT
+        {
             return;
         }
-        let newest = finished.iter().map(|(_, used)| *used).max();
-        for (id, used) in finished {
-            if Some(used) != newest {
-                state.connections.remove(&id);
-                self.send_queue.unroute(id);
-                self.recv_queue.unroute(id);
-            }
+        let finished = state
+            .connections
+            .iter()
+            .filter(|(_, connection)| is_finished(connection));
+        let oldest = finished
+            .min_by_key(|(_, connection)| connection.last_used)
+            .map(|(id, _)| *id);
+        if let Some(id) = oldest {
+            state.connections.remove(&id);
+            self.send_queue.unroute(id);
+            self.recv_queue.unroute(id);
         }
     }
 
@@ -406,16 +419,25 @@ impl Core {
     }
 
     /// What to tell a peer with the next attempt.
-    pub(super) fn hello(&self, peer: &mut PeerState, address: Address) -> Vec<u8> {
-        peer.attempts += 1;
+    pub(super) fn hello(&self, state: &mut State, address: Address) -> Vec<u8> {
+        state.attempts += 1;
         let hello = Hello {
             incarnation: self.incarnation,
-            attempt: peer.attempts,
+            attempt: state.attempts,
             address,
         };
         hello
             .to_bytes()
             .expect("the address was checked when it was opened")
+    }
+}
+
+impl State {
+    /// Whether connections have work whose end is not reported yet.
+    pub(super) fn has_work_in_flight(&self) -> bool {
+        self.connections
+            .values()
+            .any(|connection| !connection.in_flight.is_empty())
     }
 }
 
@@ -435,4 +457,4 @@ fn copy_of(local: &Segments) -> Buf {
 }
 
 /// Failed connections that are remembered for their last receives.
-const KEPT: usize = 64;
+const KEPT: usize = 1024;

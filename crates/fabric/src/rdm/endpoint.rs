@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::connect::serve;
 use super::core::{Core, State};
@@ -147,8 +148,11 @@ impl Drop for Endpoint {
                 .collect()
         };
         drop(doomed);
-        while core.send_queue.turn(64) > 0 {}
-        while core.recv_queue.turn(64) > 0 {}
+        let left = match core.owns_receives {
+            true => core.receives.drain(),
+            false => Vec::new(),
+        };
+        self.take_reports(left.len());
         let mut state = core.lock();
         let state = &mut *state;
         for peer in state.peers.values_mut() {
@@ -158,19 +162,33 @@ impl Drop for Endpoint {
             core.send_queue.unroute(*id);
             core.recv_queue.unroute(*id);
         }
-        if core.owns_receives {
-            for work in core.receives.drain() {
-                core.recv_queue.soft().push(
-                    self.flushed(work),
-                    state.recv_slots.pop(),
-                    Report::Plain,
-                );
-            }
+        for work in left {
+            let slot = state.recv_slots.pop();
+            core.recv_queue
+                .soft()
+                .push(self.flushed(work), slot, Report::Plain);
         }
     }
 }
 
 impl Endpoint {
+    /// Takes what the connections reported last, until all but `left` receives have been. It is in the queues below already;
+    /// only somebody who polls those at the same time can make us look again, and not for long.
+    fn take_reports(&self, left: usize) {
+        let core = &self.core;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline {
+            let moved = core.send_queue.turn(64) + core.recv_queue.turn(64);
+            let state = core.lock();
+            let receives = core.owns_receives && state.recv_slots.len() > left;
+            if moved == 0 && !receives && !state.has_work_in_flight() {
+                return;
+            }
+            drop(state);
+            std::thread::yield_now();
+        }
+    }
+
     fn flushed(&self, work: Work) -> Completion {
         Completion {
             context: work.context,

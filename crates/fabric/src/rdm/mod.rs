@@ -10,7 +10,7 @@
 //! - Beyond [`MAX_CONNECTIONS`] the connection idle for longest is closed, and opened again when it is needed. Closing it
 //!   flushes what the peer may have had under way.
 //!
-//! A peer's claim to its address is believed: who may connect at all is for the network to say.
+//! A peer may claim any address of the host it asks from. Who may connect at all is for the network to say.
 //!
 //! Connecting is done by a thread an endpoint, so that peers reach the memory of a program that sleeps; data never waits for it.
 
