@@ -44,7 +44,8 @@ pub(super) fn measure(
     for _ in 0..WARM_UP.min(count) {
         trip.make()?;
     }
-    let mut trips = Histogram::new(3).expect("three digits are few enough");
+    let longest = TRIP_TIMEOUT.as_nanos() as u64 * 2;
+    let mut trips = Histogram::new_with_max(longest, 3).expect("three digits are few enough");
     for number in 0..count {
         if number > 0 && !interval.is_zero() {
             std::thread::sleep(interval);

@@ -124,6 +124,10 @@ impl Client {
 
     /// Sends back every message until the client goes or says nothing for long.
     fn answer(self) {
+        // The first message may be here before the end of the handshake; echoes can be posted after that.
+        if self.endpoint.wait_connected(HANDSHAKE).is_err() {
+            return;
+        }
         loop {
             let completion = match device::spin(&self.cq) {
                 Some(completion) => completion,
@@ -158,6 +162,9 @@ impl Client {
 const DEPTH: usize = 4;
 
 const MAX_CLIENTS: usize = 64;
+
+/// A client that was accepted and is not connected by then has given up.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A client that says nothing for this long is taken for dead.
 const IDLE: Duration = Duration::from_secs(3600);

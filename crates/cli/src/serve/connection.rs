@@ -106,6 +106,9 @@ impl Connection {
     }
 
     fn serve_until_end(&mut self, jobs: &SyncSender<Job>) -> Result<(), End> {
+        // Its first request may be here before the end of its handshake; replies can be posted after that.
+        let connected = self.replies.endpoint.wait_connected(HANDSHAKE);
+        connected.map_err(End::Device)?;
         let mut completions = Vec::with_capacity(WINDOW);
         loop {
             if self.cq.poll(&mut completions, WINDOW) == 0
@@ -256,6 +259,9 @@ const MAX_REPLIES: usize = 4 * WINDOW;
 
 /// A client that says nothing for this long is taken for dead; ours speaks every quarter of it.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// A client that was accepted and is not connected by then has given up.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Most files that a client may have open at once.
 const MAX_OPEN: usize = 64;
