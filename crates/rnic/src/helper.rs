@@ -231,7 +231,7 @@ impl Drop for BlockedSignals {
 const HABIT: u32 = 16;
 /// How long the helper stays away at first, and at most while polls keep coming.
 const SHORTEST_LEASE: Duration = Duration::from_micros(200);
-const LONGEST_LEASE: Duration = Duration::from_millis(1);
+const LONGEST_LEASE: Duration = Duration::from_millis(2);
 /// How long after some work the helper looks for more before it sleeps: waking up costs more than that.
 const LINGER: Duration = Duration::from_micros(30);
 /// How long a holder of the core gets before the helper looks again.

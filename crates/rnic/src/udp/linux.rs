@@ -237,6 +237,8 @@ struct Incoming {
     messages: Box<[libc::mmsghdr]>,
     segments: [usize; BATCH],
     filled: usize,
+    /// Messages to ask for next.
+    wanted: usize,
     overflows: u32,
 }
 
@@ -264,6 +266,7 @@ impl Incoming {
             messages: vec![EMPTY_MESSAGE; BATCH].into_boxed_slice(),
             segments: [0; BATCH],
             filled: 0,
+            wanted: BATCH,
             overflows: 0,
         }
     }
@@ -291,12 +294,22 @@ impl Incoming {
             libc::recvmmsg(
                 socket,
                 self.messages.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                self.wanted as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
         };
         self.filled = usize::try_from(received).unwrap_or(0);
+        // Finding out that there is no second message costs as much as a tenth of the first: where there was one, one is
+        // asked for, and twice as many whenever all that were asked for came.
+        if self.filled > 0 {
+            let full = self.filled == self.wanted;
+            self.wanted = if full {
+                (2 * self.wanted).min(BATCH)
+            } else {
+                self.filled
+            };
+        }
         for index in 0..self.filled {
             self.segments[index] = self.read_control(index);
         }

@@ -1,0 +1,394 @@
+//! How close does the device come to the sockets beneath it? Two processes on one host, pinned to two cores, both polling;
+//! the raw sockets' figures are taken in the same run.
+//!
+//! `cargo bench -p ringmail-rnic --bench two_processes [-- FILTER]`
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ringmail_rnic::DeviceConfig;
+use roce::verbs::{Operation, QpType, Remote, SendFlags, SendWork, Status};
+use roce::wire::{Key, Qpn};
+use support::{Side, connect, work};
+
+fn main() {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .collect();
+    if args.first().is_some_and(|arg| arg == "peer") {
+        return peer(&args[1]);
+    }
+    let wanted =
+        |name: &str| args.is_empty() || args.iter().any(|filter| name.contains(filter.as_str()));
+    pin(0);
+    for round in 0..rounds() {
+        println!("round {round}");
+        if wanted("raw-latency") {
+            raw_latency();
+        }
+        if wanted("write-latency") {
+            write_latency();
+        }
+        if wanted("raw-stream") {
+            raw_stream(61_680, 4112);
+        }
+        if wanted("write-64k") {
+            bandwidth("write-64k", 64 << 10, 16, Operation::Write);
+        }
+        if wanted("write-1m") {
+            bandwidth("write-1m", 1 << 20, 4, Operation::Write);
+        }
+        if wanted("read-1m") {
+            bandwidth("read-1m", 1 << 20, 4, Operation::Read);
+        }
+        if wanted("raw-small") {
+            raw_stream(64 * 64, 64);
+        }
+        if wanted("write-8") {
+            rate("write-8", 8, 128);
+        }
+    }
+}
+
+const REGION: usize = 8 << 20;
+
+fn rounds() -> usize {
+    std::env::var("ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1)
+}
+
+fn pin(core: usize) {
+    // SAFETY: a cpu_set_t of zeros is valid; the call reads it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+    }
+}
+
+struct Peer {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn start(mode: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["peer", mode])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (
+            child.stdin.take().unwrap(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
+        Self {
+            child,
+            input,
+            output,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn connect(&mut self) -> (Side, Remote) {
+        let side = Side::new(&DeviceConfig::default(), QpType::Rc, REGION);
+        self.tell(&describe(&side));
+        let (address, qpn, remote) = parse(&self.line());
+        connect(&side, address, qpn, 1, 1);
+        assert_eq!(self.line(), "ready");
+        (side, remote)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn describe(side: &Side) -> String {
+    format!(
+        "{} {} {} {}",
+        side.device.address(),
+        side.qp.qpn().value(),
+        side.mr.iova(),
+        side.mr.rkey().0
+    )
+}
+
+fn parse(line: &str) -> (IpAddr, Qpn, Remote) {
+    let fields: Vec<&str> = line.split(' ').collect();
+    let remote = Remote {
+        addr: fields[2].parse().unwrap(),
+        rkey: Key(fields[3].parse().unwrap()),
+    };
+    (
+        fields[0].parse().unwrap(),
+        Qpn::new(fields[1].parse().unwrap()),
+        remote,
+    )
+}
+
+/// The other process.
+fn peer(mode: &str) {
+    pin(1);
+    let mut lines = std::io::stdin().lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    if let Some(segment) = mode.strip_prefix("raw-stream-") {
+        return raw_receive(segment.parse().unwrap());
+    }
+    if mode == "raw-echo" {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        println!("{}", socket.local_addr().unwrap());
+        let mut bytes = [0; 2048];
+        loop {
+            if let Ok((len, from)) = socket.recv_from(&mut bytes) {
+                let _ = socket.send_to(&bytes[..len], from);
+            }
+        }
+    }
+    let side = Side::new(&DeviceConfig::default(), QpType::Rc, REGION);
+    println!("{}", describe(&side));
+    let (address, qpn, remote) = parse(&next());
+    connect(&side, address, qpn, 1, 1);
+    println!("ready");
+    match mode {
+        "poll" => loop {
+            side.cq.poll_one().unwrap();
+        },
+        "echo" => {
+            let mut seen = 0;
+            loop {
+                let word = side.mr.memory().load_u64(0).unwrap();
+                if word != seen {
+                    seen = word;
+                    side.mr.memory().store_u64(8, word).unwrap();
+                    let echo = work(word, Operation::Write(remote), side.local(8, 8));
+                    let flags = if word % 64 == 0 {
+                        SendFlags::SIGNALED
+                    } else {
+                        SendFlags::empty()
+                    };
+                    side.qp.post_send(SendWork { flags, ..echo }).unwrap();
+                } else {
+                    side.cq.poll_one().unwrap();
+                }
+            }
+        }
+        other => panic!("unknown mode {other}"),
+    }
+}
+
+fn percentiles(name: &str, mut nanos: Vec<u64>) {
+    nanos.sort_unstable();
+    let at = |share: f64| nanos[(nanos.len() as f64 * share) as usize] as f64 / 1000.0;
+    println!(
+        "{name:14} round trip µs: p50 {:.2} p99 {:.2} p99.9 {:.2}",
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
+}
+
+const TRIPS: usize = 100_000;
+
+fn raw_latency() {
+    let mut peer = Peer::start("raw-echo");
+    let to: SocketAddr = peer.line().parse().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 64];
+    let mut times = Vec::with_capacity(TRIPS);
+    for _ in 0..TRIPS {
+        let start = Instant::now();
+        socket.send_to(&bytes.clone(), to).unwrap();
+        while socket.recv_from(&mut bytes).is_err() {}
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    percentiles("raw-latency", times);
+}
+
+fn write_latency() {
+    let mut peer = Peer::start("echo");
+    let (side, remote) = peer.connect();
+    let mut times = Vec::with_capacity(TRIPS);
+    for trip in 1..=TRIPS as u64 {
+        let start = Instant::now();
+        side.mr.memory().store_u64(8, trip).unwrap();
+        let flags = if trip % 64 == 0 {
+            SendFlags::SIGNALED
+        } else {
+            SendFlags::empty()
+        };
+        side.qp
+            .post_send(SendWork {
+                flags,
+                ..work(trip, Operation::Write(remote), side.local(8, 8))
+            })
+            .unwrap();
+        while side.mr.memory().load_u64(0).unwrap() != trip {
+            if let Some(done) = side.cq.poll_one().unwrap() {
+                assert_eq!(done.status, Status::Success);
+            }
+        }
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    percentiles("write-latency", times);
+    println!("               {:?}", brief(&side));
+}
+
+fn brief(side: &Side) -> String {
+    let counters = side.device.counters().unwrap();
+    format!(
+        "bursts {} packets {} receives {} packets {} overflows {} contended {} {:?} extended {}",
+        counters.bursts,
+        counters.packets_sent,
+        counters.receive_calls,
+        counters.packets_received,
+        counters.overflows,
+        counters.contended,
+        side.qp.counters().unwrap(),
+        side.qp.is_extended().unwrap(),
+    )
+}
+
+fn bandwidth(name: &str, size: u32, depth: u64, operation: fn(Remote) -> Operation) {
+    let mut peer = Peer::start("poll");
+    let (side, remote) = peer.connect();
+    let slots = (REGION as u32 / size).min(depth as u32) as u64;
+    let (mut posted, mut done) = (0u64, 0u64);
+    let mut out = Vec::with_capacity(64);
+    let start = Instant::now();
+    while start.elapsed() < DURATION {
+        while posted - done < depth {
+            let offset = posted % slots * u64::from(size);
+            let place = Remote {
+                addr: remote.addr + offset,
+                ..remote
+            };
+            side.post(posted, operation(place), offset, size);
+            posted += 1;
+        }
+        done += poll(&side, &mut out);
+    }
+    let gbit = done as f64 * f64::from(size) * 8.0 / start.elapsed().as_secs_f64() / 1e9;
+    println!(
+        "{name:14} {gbit:.1} Gbit/s\n               {:?}",
+        brief(&side)
+    );
+}
+
+fn rate(name: &str, size: u32, depth: u64) {
+    let mut peer = Peer::start("poll");
+    let (side, remote) = peer.connect();
+    let (mut posted, mut done) = (0u64, 0u64);
+    let mut out = Vec::with_capacity(64);
+    let start = Instant::now();
+    while start.elapsed() < DURATION {
+        while posted - done < depth {
+            side.post(posted, Operation::Write(remote), 0, size);
+            posted += 1;
+        }
+        done += poll(&side, &mut out);
+    }
+    let rate = done as f64 / start.elapsed().as_secs_f64() / 1e6;
+    println!("{name:14} {rate:.2} M/s\n               {:?}", brief(&side));
+}
+
+fn poll(side: &Side, out: &mut Vec<roce::verbs::Completion>) -> u64 {
+    out.clear();
+    side.cq.poll(out, 64).unwrap();
+    for done in out.iter() {
+        assert_eq!(done.status, Status::Success);
+    }
+    out.len() as u64
+}
+
+const DURATION: Duration = Duration::from_millis(1500);
+
+fn raw_stream(burst: usize, segment: usize) {
+    let mut peer = Peer::start(&format!("raw-stream-{segment}"));
+    let to: SocketAddr = peer.line().parse().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(to).unwrap();
+    let size = segment as libc::c_int;
+    // SAFETY: the option's value is a live c_int.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            4,
+        );
+    }
+    let bytes = vec![7u8; burst];
+    let start = Instant::now();
+    while start.elapsed() < DURATION {
+        let _ = socket.send(&bytes);
+    }
+    drop(socket);
+    let received: u64 = peer.line().parse().unwrap();
+    let seconds = DURATION.as_secs_f64();
+    println!(
+        "raw-stream     {:.1} Gbit/s, {:.2} M segments/s, of {segment} bytes",
+        received as f64 * 8.0 / seconds / 1e9,
+        received as f64 / segment as f64 / seconds / 1e6,
+    );
+}
+
+fn raw_receive(_segment: usize) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let on: libc::c_int = 1;
+    let buffer: libc::c_int = 4 << 20;
+    // SAFETY: the options' values are live c_ints.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            (&raw const on).cast(),
+            4,
+        );
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            (&raw const buffer).cast(),
+            4,
+        );
+    }
+    println!("{}", socket.local_addr().unwrap());
+    let mut bytes = vec![0; 65_536];
+    let (mut received, mut last) = (0u64, Instant::now() + Duration::from_secs(1));
+    while last.elapsed() < Duration::from_millis(100) {
+        if let Ok(len) = socket.recv(&mut bytes) {
+            received += len as u64;
+            last = Instant::now();
+        }
+    }
+    println!("{received}");
+}
