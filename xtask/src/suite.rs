@@ -49,13 +49,24 @@ const SUITES: &[Suite] = &[
             Need::Root,
             Need::Device("/dev/net/tun"),
             Need::Packages(&[
-                "ca-certificates",
+                "gcc",
                 "iproute2",
+                "libc6-dev",
+                "libibverbs-dev",
                 "qemu-system-x86",
+                "tcpdump",
+                "tshark",
                 "util-linux",
             ]),
+            Need::GuestImage,
         ],
         steps: kernel,
+    },
+    Suite {
+        name: "soak",
+        about: "new random seeds of the simulation for a minute, with --long for an hour",
+        needs: &[],
+        steps: soak,
     },
 ];
 
@@ -65,6 +76,9 @@ pub(crate) struct Selection {
     /// Run only this suite; may be repeated.
     #[arg(long = "suite", value_name = "NAME", value_parser = known_suite)]
     suites: Vec<String>,
+    /// Soak for an hour instead of a minute.
+    #[arg(long)]
+    long: bool,
 }
 
 impl Selection {
@@ -203,6 +217,19 @@ fn kernel(_: &Selection) -> Vec<Command> {
         ],
         Some(1),
     )]
+}
+
+fn soak(selection: &Selection) -> Vec<Command> {
+    // The tests run side by side, so that all of them share the time.
+    let mut simulation = tests(
+        &["--release", "--package=ringmail-roce", "--test=simulation"],
+        Some(4),
+    );
+    simulation.env(
+        "RINGMAIL_SIM_SECONDS",
+        if selection.long { "3600" } else { "60" },
+    );
+    vec![simulation]
 }
 
 /// Runs tests with the better runner where it is installed.
