@@ -25,7 +25,7 @@ use crate::counters::Counters;
 use crate::event::EventQueue;
 use crate::faults::{Injector, Packet};
 use crate::gsi::{Consequence, Gsi};
-use crate::host::{QpHost, QpTransmit};
+use crate::host::{QpHost, QpTransmit, Reported};
 use crate::peers::Peers;
 use crate::qp::{PostError, QpInit, QpShared};
 use crate::region::{KeyHasher, PdId, RegionTable};
@@ -64,6 +64,8 @@ struct Nic {
     events: Arc<EventQueue>,
     gsi: Gsi,
     peers: Peers,
+    /// What the engine that is being called reports.
+    completions: Vec<Reported>,
 }
 
 /// A queue pair in the core.
@@ -161,6 +163,7 @@ impl Core {
                 heard_before: 0,
             },
             counters: Counters::default(),
+            completions: Vec::with_capacity(256),
             events,
         };
         Self {
@@ -459,8 +462,9 @@ impl Nic {
             if self.accept(slot, work).is_err() {
                 // Whoever posted it was told that it was taken: the refusal becomes its completion.
                 let completion = Completion::of(wr_id, shared.qpn, kind, Status::LocalQpOperation);
-                shared.send_cq.push(completion, &self.events);
+                self.completions.push(Reported::Send(completion));
                 self.entry(slot).accepted += 1;
+                self.touch(slot);
             }
         }
     }
@@ -730,7 +734,8 @@ impl Nic {
         any
     }
 
-    /// Draws the consequences of a call to an engine: tells the program.
+    /// Draws the consequences of a call to an engine: state and free places first, then the completions, so that whoever sees a
+    /// completion also sees what came of it.
     #[inline]
     fn touch(&mut self, slot: usize) {
         let entry = self.entry(slot);
@@ -739,6 +744,26 @@ impl Nic {
         entry.shared.publish(retired, state);
         if state == QpState::Err {
             self.flush_receives(slot);
+        }
+        if !self.completions.is_empty() {
+            self.report(slot);
+        }
+    }
+
+    #[inline]
+    fn report(&mut self, slot: usize) {
+        let Self {
+            engines,
+            completions,
+            events,
+            ..
+        } = self;
+        let qp = &engines[slot].as_ref().expect(LIVE).shared;
+        for reported in completions.drain(..) {
+            match reported {
+                Reported::Send(completion) => qp.send_cq.push(completion, events),
+                Reported::Recv(completion) => qp.recv_cq.push(completion, events),
+            }
         }
     }
 
@@ -811,6 +836,7 @@ impl Nic {
             regions: &self.regions,
             qp: shared,
             events: &self.events,
+            completions: &mut self.completions,
         };
         (engine, host, &mut self.burst)
     }

@@ -18,6 +18,15 @@ pub(crate) struct QpHost<'a> {
     pub(crate) regions: &'a RegionTable,
     pub(crate) qp: &'a QpShared,
     pub(crate) events: &'a EventQueue,
+    /// Completions, which become visible when the call to the engine is over and its consequences are.
+    pub(crate) completions: &'a mut Vec<Reported>,
+}
+
+/// A completion, and for which of a queue pair's completion queues.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reported {
+    Send(Completion),
+    Recv(Completion),
 }
 
 impl Host for QpHost<'_> {
@@ -95,11 +104,11 @@ impl Host for QpHost<'_> {
     }
 
     fn complete_send(&mut self, completion: Completion) {
-        self.qp.send_cq.push(completion, self.events);
+        self.completions.push(Reported::Send(completion));
     }
 
     fn complete_recv(&mut self, completion: Completion) {
-        self.qp.recv_cq.push(completion, self.events);
+        self.completions.push(Reported::Recv(completion));
     }
 
     fn event(&mut self, event: QpEvent) {
