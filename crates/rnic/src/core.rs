@@ -131,6 +131,8 @@ impl Core {
         };
         let config = cm::Config {
             offer: Some(offer),
+            // A peer that is not there is given up after 6.4 s: seven requests, the last one 3.2 s after the one before.
+            retries: 6,
             ..cm::Config::new(seed)
         };
         let config = if plain {
@@ -196,7 +198,12 @@ impl Core {
 
     /// What the device counted.
     pub(crate) fn counters(&self) -> Counters {
+        let live = self.nic.engines.iter().flatten();
+        let resent: u64 = live
+            .map(|entry| entry.engine.counters().retransmitted)
+            .sum();
         Counters {
+            retransmitted: self.nic.counters.retransmitted + resent,
             faults: self
                 .injector
                 .as_ref()
@@ -265,7 +272,9 @@ impl Core {
         self.nic.by_qpn.remove(&shared.qpn.value());
         self.nic.active.retain(|at| *at != slot);
         self.nic.timers.retain(|Reverse((_, at))| *at != slot);
-        self.nic.engines[slot] = None;
+        if let Some(entry) = self.nic.engines[slot].take() {
+            self.nic.counters.retransmitted += entry.engine.counters().retransmitted;
+        }
         self.nic.vacant.push(slot);
     }
 

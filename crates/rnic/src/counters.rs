@@ -11,6 +11,8 @@ pub struct Counters {
     pub packets_sent: u64,
     /// Their bytes, from the BTH to the ICRC.
     pub bytes_sent: u64,
+    /// Packets that were sent again; they are among the packets sent.
+    pub retransmitted: u64,
     /// Packets received, what faults made of them.
     pub packets_received: u64,
     /// Their bytes.

@@ -145,7 +145,18 @@ impl Device {
             }
             return Ok(Self { inner });
         }
-        let device = Self::create(config)?;
+        // One that this process has just closed may still have the port for a moment.
+        let is_closing = open.contains_key(&(config.address, fork::generation()));
+        let patience = if is_closing { CLOSING } else { Duration::ZERO };
+        let start = std::time::Instant::now();
+        let device = loop {
+            match Self::create(config) {
+                Err(OpenError::PortTaken { .. }) if start.elapsed() < patience => {
+                    std::thread::yield_now();
+                }
+                created => break created?,
+            }
+        };
         open.retain(|_, inner| inner.strong_count() > 0);
         for choice in [config.address, AddressChoice::Ip(device.address())] {
             if choice != AddressChoice::Fresh {
@@ -158,7 +169,8 @@ impl Device {
     fn create(config: &DeviceConfig) -> Result<Self, OpenError> {
         let (ip, driver) = match config.address {
             AddressChoice::Ip(ip) => (ip, open_driver(ip, config)?),
-            AddressChoice::Loopback | AddressChoice::Fresh => open_on_loopback(config)?,
+            AddressChoice::Loopback => open_own_loopback(config)?,
+            AddressChoice::Fresh => open_fresh_loopback(config)?,
         };
         let failed = |source| OpenError::Io {
             address: ip,
@@ -522,7 +534,23 @@ fn open_driver(ip: IpAddr, config: &DeviceConfig) -> Result<Box<dyn Driver>, Ope
     })
 }
 
-fn open_on_loopback(config: &DeviceConfig) -> Result<(IpAddr, Box<dyn Driver>), OpenError> {
+/// Opens the loopback address of this process, which is drawn the first time.
+fn open_own_loopback(config: &DeviceConfig) -> Result<(IpAddr, Box<dyn Driver>), OpenError> {
+    static OWN: Mutex<Option<(u32, IpAddr)>> = Mutex::new(None);
+    let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    match *own {
+        Some((generation, ip)) if generation == fork::generation() => {
+            Ok((ip, open_driver(ip, config)?))
+        }
+        _ => {
+            let (ip, driver) = open_fresh_loopback(config)?;
+            *own = Some((fork::generation(), ip));
+            Ok((ip, driver))
+        }
+    }
+}
+
+fn open_fresh_loopback(config: &DeviceConfig) -> Result<(IpAddr, Box<dyn Driver>), OpenError> {
     let mut tries = 0;
     loop {
         let ip = random_loopback().map_err(|source| OpenError::Io {
@@ -535,6 +563,9 @@ fn open_on_loopback(config: &DeviceConfig) -> Result<(IpAddr, Box<dyn Driver>), 
         }
     }
 }
+
+/// How long a device that this process has closed may take to give its port back.
+const CLOSING: Duration = Duration::from_secs(1);
 
 fn random_u32() -> u32 {
     getrandom::u32().expect("the system had randomness when the device was opened")

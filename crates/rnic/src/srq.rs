@@ -76,6 +76,12 @@ impl Srq {
         Ok(self.shared.receives.push(work)?)
     }
 
+    /// Takes back the receive posted first that nothing has arrived in.
+    #[must_use]
+    pub fn take_back(&self) -> Option<RecvWork> {
+        self.shared.receives.pop()
+    }
+
     /// Raises [`AsyncEvent::SrqLimit`] once when fewer than `limit` receives are left; 0 disarms.
     pub fn arm_limit(&self, limit: u32) {
         self.shared.limit.store(limit, Ordering::Relaxed);
