@@ -136,6 +136,12 @@ impl SoftQueue {
         }
     }
 
+    /// Whether there is nothing to poll.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().ready.is_empty()
+    }
+
     /// Takes at most `max` completions.
     pub fn poll(&self, into: &mut Vec<Completion>, max: usize) -> usize {
         let mut state = self.lock();
