@@ -1,0 +1,222 @@
+//! The settings, one row each, and what they make of a device.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fabric::{Config, ConfigError, Error, Registry, Setting, SettingKind};
+use rnic::{AddressChoice, DeviceConfig, Faults, UdpKind};
+use roce::verbs::{Mtu, ack_timeout};
+
+/// Where the device is.
+static ADDRESS: Setting = Setting {
+    name: "address",
+    default: "",
+    kind: SettingKind::Text,
+    help: "IP address of the software RNIC; empty: a loopback address of the process's own; `fresh`: one for each domain",
+};
+
+static UDP: Setting = Setting {
+    name: "udp",
+    default: "best",
+    kind: SettingKind::Text,
+    help: "how packets are sent: best, or portable (one datagram a call)",
+};
+
+static EXTENSIONS: Setting = Setting {
+    name: "extensions",
+    default: "on",
+    kind: SettingKind::Switch,
+    help: "selective repeat and congestion control towards software peers",
+};
+
+static MTU: Setting = Setting {
+    name: "softroce.mtu",
+    default: "4096",
+    kind: SettingKind::Size,
+    help: "largest payload of a packet: 256, 512, 1024, 2048 or 4096; less where the link carries less",
+};
+
+// With seven retries a peer that died is given up after 1.1 s, which no 5 % loss looks like.
+static ACK_TIMEOUT: Setting = Setting {
+    name: "softroce.ack-timeout",
+    default: "134ms",
+    kind: SettingKind::Time,
+    help: "longest wait for an acknowledgement before a retry, rounded up to 4.096 us * 2^n",
+};
+
+static READ_DEPTH: Setting = Setting {
+    name: "softroce.read-depth",
+    default: "32",
+    kind: SettingKind::Number,
+    help: "reads and atomics that an endpoint may have outstanding, 1 to 255",
+};
+
+/// All rows.
+pub(crate) static SETTINGS: [Setting; 6] = [ADDRESS, UDP, EXTENSIONS, MTU, ACK_TIMEOUT, READ_DEPTH];
+
+/// What endpoints are tuned by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    /// Largest payload of a packet.
+    pub(crate) mtu: Mtu,
+    /// Code of the local ACK timeout.
+    pub(crate) ack_timeout: u8,
+    /// READs and atomics outstanding in each direction.
+    pub(crate) read_depth: u8,
+}
+
+impl Tuning {
+    /// How long a peer asks again that gets no answer, if it is tuned alike.
+    pub(crate) fn patience(&self) -> Duration {
+        ack_timeout(self.ack_timeout).unwrap_or_default() * (7 + 1)
+    }
+}
+
+/// Reads what a device is opened with.
+///
+/// # Errors
+/// [`Error::Config`] with the row.
+pub(crate) fn device(config: &Config) -> Result<DeviceConfig, Error> {
+    let faults: Faults = core_text(config, "faults")
+        .parse()
+        .map_err(|_| wrong("faults", core_text(config, "faults"), FAULTS))?;
+    let capture = core_text(config, "capture");
+    Ok(DeviceConfig {
+        address: address(config)?,
+        udp: match config.text(&UDP) {
+            "best" | "" => UdpKind::Best,
+            "portable" => UdpKind::Portable,
+            other => return Err(wrong(UDP.name, other, "best or portable")),
+        },
+        faults,
+        capture: (!capture.is_empty()).then(|| PathBuf::from(capture)),
+        plain: !config.switch(&EXTENSIONS),
+    })
+}
+
+/// Reads where the device is.
+///
+/// # Errors
+/// [`Error::Config`].
+pub(crate) fn address(config: &Config) -> Result<AddressChoice, Error> {
+    match config.text(&ADDRESS).trim() {
+        "" => Ok(AddressChoice::Loopback),
+        "fresh" => Ok(AddressChoice::Fresh),
+        text => match text.parse() {
+            Ok(ip) => Ok(AddressChoice::Ip(ip)),
+            Err(_) => Err(wrong(ADDRESS.name, text, "an IP address")),
+        },
+    }
+}
+
+/// Reads what endpoints are tuned by.
+///
+/// # Errors
+/// [`Error::Config`] with the row.
+pub(crate) fn tuning(config: &Config) -> Result<Tuning, Error> {
+    let bytes = config.size(&MTU);
+    let mtu = Mtu::ALL
+        .into_iter()
+        .find(|mtu| mtu.bytes() as usize == bytes)
+        .ok_or_else(|| wrong(MTU.name, config.text(&MTU), "256, 512, 1024, 2048 or 4096"))?;
+    let patience = config.time(&ACK_TIMEOUT);
+    let ack_timeout = (1..=31)
+        .find(|&code| ack_timeout(code).is_some_and(|time| time >= patience))
+        .ok_or_else(|| {
+            wrong(
+                ACK_TIMEOUT.name,
+                config.text(&ACK_TIMEOUT),
+                "at most 2 hours",
+            )
+        })?;
+    let depth = config.number(&READ_DEPTH);
+    let read_depth = u8::try_from(depth)
+        .ok()
+        .filter(|&depth| depth > 0)
+        .ok_or_else(|| wrong(READ_DEPTH.name, config.text(&READ_DEPTH), "1 to 255"))?;
+    Ok(Tuning {
+        mtu,
+        ack_timeout,
+        read_depth,
+    })
+}
+
+/// The value of a row that belongs to no provider.
+fn core_text<'a>(config: &'a Config, name: &str) -> &'a str {
+    let rows = Registry::core_settings();
+    let row = rows
+        .iter()
+        .find(|row| row.name == name)
+        .expect("a row of the registry");
+    match config.is_set(row) {
+        true => config.text(row),
+        false => row.default,
+    }
+}
+
+fn wrong(name: &str, value: &str, expected: &'static str) -> Error {
+    let (name, value) = (name.to_owned(), value.to_owned());
+    Error::Config(ConfigError::Value {
+        name,
+        value,
+        expected,
+    })
+}
+
+const FAULTS: &str = "faults such as loss=1%,dup=1%,reorder=1%,corrupt=1%,delay=1ms,seed=7";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let mut rows = Registry::core_settings().to_vec();
+        rows.extend(SETTINGS);
+        Config::new(&rows)
+    }
+
+    #[test]
+    fn the_defaults_are_read() {
+        let tuning = tuning(&config()).unwrap();
+        assert_eq!(
+            (tuning.mtu, tuning.ack_timeout, tuning.read_depth),
+            (Mtu::B4096, 15, 32)
+        );
+        assert_eq!(device(&config()).unwrap(), DeviceConfig::default());
+    }
+
+    #[test]
+    fn settings_reach_the_device() {
+        let config = config()
+            .with("address", "127.0.0.9")
+            .and_then(|config| config.with("faults", "loss=2%,seed=3"))
+            .and_then(|config| config.with("capture", "/tmp/c.pcapng"))
+            .and_then(|config| config.with("extensions", "off"))
+            .and_then(|config| config.with("udp", "portable"))
+            .unwrap();
+        let device = device(&config).unwrap();
+        assert_eq!(
+            device.address,
+            AddressChoice::Ip("127.0.0.9".parse().unwrap())
+        );
+        assert_eq!((device.faults.loss, device.faults.seed), (0.02, 3));
+        assert_eq!(device.capture, Some(PathBuf::from("/tmp/c.pcapng")));
+        assert_eq!((device.udp, device.plain), (UdpKind::Portable, true));
+    }
+
+    #[test]
+    fn a_mistake_names_its_row() {
+        for (name, value) in [
+            ("address", "here"),
+            ("udp", "fast"),
+            ("faults", "loss=2"),
+            ("softroce.mtu", "1500"),
+            ("softroce.read-depth", "0"),
+        ] {
+            let config = config().with(name, value).unwrap();
+            let read = device(&config).and_then(|_| tuning(&config).map(drop));
+            let error = read.expect_err(name).to_string();
+            assert!(error.starts_with(&format!("{name}={value} ")), "{error}");
+        }
+    }
+}
