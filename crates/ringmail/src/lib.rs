@@ -17,5 +17,7 @@ pub use fabric::*;
 /// The providers of this build.
 #[must_use]
 pub fn registry() -> Registry {
-    Registry::new().with(loopback::Loopback::new())
+    Registry::new()
+        .with(softroce::Softroce::new())
+        .with(loopback::Loopback::new())
 }
