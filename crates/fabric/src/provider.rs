@@ -64,9 +64,7 @@ pub trait Domain: Any + Send + Sync {
 
     /// What the device has counted since it was opened, by name. A provider that counts packets uses the names
     /// `packets_sent`, `packets_received`, `packets_dropped` and `packets_retransmitted` for those.
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
+    fn counters(&self) -> Vec<(&'static str, u64)>;
 
     /// Makes memory reachable for peers. `access` has been checked against the memory's being writable.
     ///

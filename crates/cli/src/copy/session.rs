@@ -295,7 +295,7 @@ const READ: u64 = 1 << 63;
 /// Most reads outstanding.
 const MAX_READS: usize = 32;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// With nothing happening for this long, while something should, the server is taken for dead.
 const PATIENCE: Duration = Duration::from_secs(60);

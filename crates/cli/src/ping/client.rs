@@ -174,7 +174,7 @@ fn echoed(completion: Completion) -> anyhow::Result<Buf> {
     Ok(echo)
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const TRIP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Round trips that are not counted: they bring pages and queues into being.

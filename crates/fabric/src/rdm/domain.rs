@@ -30,6 +30,10 @@ impl provider::Domain for Domain {
         &self.info
     }
 
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.inner.counters()
+    }
+
     fn register(&self, memory: &Memory, access: Access) -> Result<Box<dyn Registration>, Error> {
         self.inner.register(memory, access)
     }
