@@ -145,3 +145,58 @@ fn every_operation_of_every_service_is_sound_on_the_wire() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_connection_is_managed_on_the_wire_as_the_standard_says() -> Result<()> {
+    let wire = Wire::new(1500)?;
+    for (near, far) in [(NEAR_IPV4, FAR_IPV4), (NEAR_IPV6, FAR_IPV6)] {
+        for extensions in ["off", "on"] {
+            let settings = [("RINGMAIL_EXTENSIONS", extensions)];
+            let [on_the_wire, own] = wire.exchange(&["rping", "5"], near, far, &settings)?;
+            own.is_sound().context("as the device captured it")?;
+            on_the_wire.is_sound().context("on the wire")?;
+            let operations = on_the_wire.operations();
+            for name in [
+                "ConnectRequest",
+                "ConnectReply",
+                "ReadyToUse",
+                "DisconnectRequest",
+                "DisconnectReply",
+            ] {
+                assert!(
+                    operations.contains_key(format!("CM: {name}").as_str()),
+                    "no {name} in {operations:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn extensions_add_vendor_packets_only_and_everything_arrives_over_faults() -> Result<()> {
+    let wire = Wire::new(1500)?;
+    let settings = [
+        ("RINGMAIL_EXTENSIONS", "on"),
+        ("RINGMAIL_FAULTS", "loss=5%,dup=2%,reorder=3%,seed=3"),
+    ];
+    for (near, far) in [(NEAR_IPV4, FAR_IPV4), (NEAR_IPV6, FAR_IPV6)] {
+        let both = wire.exchange(&["exchange", "--all", "rc", "1024"], near, far, &settings)?;
+        for judgement in both {
+            judgement.is_sound()?;
+            let standard = |name: &str| name.starts_with("RC ");
+            let vendor =
+                |name: &str| name == "VENDOR (Unknown Attribute)" || name == "Unknown OpCode";
+            let operations = judgement.operations();
+            assert!(
+                operations.keys().any(|name| vendor(name)),
+                "the peers know each other: {operations:?}"
+            );
+            assert!(
+                operations.keys().all(|name| standard(name) || vendor(name)),
+                "{operations:?}"
+            );
+        }
+    }
+    Ok(())
+}
