@@ -33,6 +33,9 @@ fn main() {
         if wanted("raw-latency") {
             raw_latency();
         }
+        if wanted("one-thread") {
+            one_thread();
+        }
         if wanted("write-latency") {
             write_latency();
         }
@@ -186,7 +189,7 @@ fn peer(mode: &str) {
                     seen = word;
                     side.mr.memory().store_u64(8, word).unwrap();
                     let echo = work(word, Operation::Write(remote), side.local(8, 8));
-                    let flags = if word % 64 == 0 {
+                    let flags = if word.is_multiple_of(64) {
                         SendFlags::SIGNALED
                     } else {
                         SendFlags::empty()
@@ -237,7 +240,7 @@ fn write_latency() {
     for trip in 1..=TRIPS as u64 {
         let start = Instant::now();
         side.mr.memory().store_u64(8, trip).unwrap();
-        let flags = if trip % 64 == 0 {
+        let flags = if trip.is_multiple_of(64) {
             SendFlags::SIGNALED
         } else {
             SendFlags::empty()
@@ -257,6 +260,26 @@ fn write_latency() {
     }
     percentiles("write-latency", times);
     println!("               {:?}", brief(&side));
+}
+
+/// What a round trip costs in work, with nothing to wait for: both ends in one thread.
+fn one_thread() {
+    let (a, b) = support::pair(QpType::Rc);
+    let start = Instant::now();
+    for trip in 1..=TRIPS as u64 {
+        a.mr.memory().store_u64(8, trip).unwrap();
+        a.qp.post_send(work(trip, Operation::Write(b.remote(0)), a.local(8, 8)))
+            .unwrap();
+        while b.mr.memory().load_u64(0).unwrap() != trip {
+            b.device.drive().unwrap();
+        }
+        b.device.drive().unwrap();
+        while a.cq.poll_one().unwrap().is_none() {}
+    }
+    println!(
+        "one-thread     {:.2} µs a write and its acknowledgement",
+        start.elapsed().as_secs_f64() * 1e6 / TRIPS as f64
+    );
 }
 
 fn brief(side: &Side) -> String {

@@ -32,7 +32,8 @@ static ALLOCATOR: Counting = Counting;
 const DEPTH: u64 = 64;
 
 fn round(a: &Side, b: &Side, out: &mut Vec<roce::verbs::Completion>) {
-    let kinds: [fn(&Side) -> (Operation, u32); 5] = [
+    type Kind = fn(&Side) -> (Operation, u32);
+    let kinds: [Kind; 5] = [
         |b| (Operation::Write(b.remote(0)), 8),
         |b| (Operation::Write(b.remote(0)), 40_000),
         |b| (Operation::Read(b.remote(0)), 40_000),

@@ -191,7 +191,7 @@ fn one_life(a: &Side, b: &Side, seed: u32) -> bool {
                 .is_ok(),
         );
     }
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         // Destroyed with all its work in flight.
         return false;
     }
