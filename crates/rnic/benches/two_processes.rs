@@ -1,5 +1,5 @@
-//! How close does the device come to the sockets beneath it? Two processes on one host, pinned to two cores, both polling;
-//! the raw sockets' figures are taken in the same run.
+//! How close does the device come to the sockets beneath it? Two processes on one host, pinned to two cores, both
+//! polling; the raw sockets' figures are taken in the same run.
 //!
 //! `cargo bench -p ringmail-rnic --bench two_processes [-- FILTER]`
 
@@ -180,6 +180,10 @@ fn peer(mode: &str) {
     match mode {
         "poll" => loop {
             side.cq.poll_one().unwrap();
+            if side.mr.memory().load_u64(REGION - 8).unwrap() == END {
+                side.mr.memory().store_u64(REGION - 8, 0).unwrap();
+                println!("{}", brief(&side));
+            }
         },
         "echo" => {
             let mut seen = 0;
@@ -216,6 +220,24 @@ fn percentiles(name: &str, mut nanos: Vec<u64>) {
 }
 
 const TRIPS: usize = 100_000;
+/// Written to the end of the peer's region: it then tells what it counted.
+const END: u64 = 0x0E0E_0E0E_0E0E_0E0E;
+
+fn peers_counts(side: &Side, remote: Remote, peer: &mut Peer) -> String {
+    while side.qp.outstanding() > 0 {
+        side.cq.poll_one().unwrap();
+    }
+    side.mr.memory().store_u64(REGION - 8, END).unwrap();
+    let at = Remote {
+        addr: remote.addr + REGION as u64 - 8,
+        ..remote
+    };
+    side.post(0, Operation::Write(at), REGION as u64 - 8, 8);
+    while side.qp.outstanding() > 0 {
+        side.cq.poll_one().unwrap();
+    }
+    peer.line()
+}
 
 fn raw_latency() {
     let mut peer = Peer::start("raw-echo");
@@ -318,8 +340,9 @@ fn bandwidth(name: &str, size: u32, depth: u64, operation: fn(Remote) -> Operati
     }
     let gbit = done as f64 * f64::from(size) * 8.0 / start.elapsed().as_secs_f64() / 1e9;
     println!(
-        "{name:14} {gbit:.1} Gbit/s\n               {:?}",
-        brief(&side)
+        "{name:14} {gbit:.1} Gbit/s\n               {}\n               {}",
+        brief(&side),
+        peers_counts(&side, remote, &mut peer)
     );
 }
 
@@ -337,7 +360,8 @@ fn rate(name: &str, size: u32, depth: u64) {
         done += poll(&side, &mut out);
     }
     let rate = done as f64 / start.elapsed().as_secs_f64() / 1e6;
-    println!("{name:14} {rate:.2} M/s\n               {:?}", brief(&side));
+    println!("{name:14} {rate:.2} M/s\n               {}", brief(&side));
+    println!("               {}", peers_counts(&side, remote, &mut peer));
 }
 
 fn poll(side: &Side, out: &mut Vec<roce::verbs::Completion>) -> u64 {

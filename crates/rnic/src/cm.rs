@@ -1,7 +1,8 @@
 //! Connection management as a program holds it: channels of events, listeners, and the queue pair's way to ready.
 //!
-//! IBA Vol. 1, chapter 12, as `rdma_cm` uses it: a service is a port. The protocol is [`roce::cm`]'s, its datagrams go through
-//! queue pair 1 of the same device. A channel is what `rdma_event_channel` is: events in order, and a descriptor to sleep on.
+//! IBA Vol. 1, chapter 12, as `rdma_cm` uses it: a service is a port. The protocol is [`roce::cm`]'s, its datagrams
+//! go through queue pair 1 of the same device. A channel is what `rdma_event_channel` is: events in order, and a
+//! descriptor to sleep on.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -56,8 +57,8 @@ impl ChannelShared {
     }
 }
 
-/// A channel of connection events of one device, and the commands that answer them. When it is dropped, its connections end and its
-/// listeners' requests are refused.
+/// A channel of connection events of one device, and the commands that answer them. When it is dropped, its
+/// connections end and its listeners' requests are refused.
 pub struct CmChannel {
     device: Device,
     shared: Arc<ChannelShared>,
@@ -133,8 +134,8 @@ impl CmChannel {
             .with_core(|core| core.gsi().connect(now, params, &self.shared))??)
     }
 
-    /// Accepts a request, with a queue pair that is ready to receive. [`CmEvent::Established`] follows, or [`CmEvent::Rejected`] or
-    /// [`CmEvent::Failed`].
+    /// Accepts a request, with a queue pair that is ready to receive. [`CmEvent::Established`] follows, or
+    /// [`CmEvent::Rejected`] or [`CmEvent::Failed`].
     ///
     /// # Errors
     /// As [`roce::cm::Cm::accept`]; [`DeviceLost`].
@@ -171,8 +172,8 @@ impl CmChannel {
         self.command(|gsi, now| gsi.disconnect(now, id))
     }
 
-    /// Asks which queue pair serves datagrams of `service`. [`CmEvent::Resolved`], [`CmEvent::ResolveRefused`] or [`CmEvent::Failed`]
-    /// follows.
+    /// Asks which queue pair serves datagrams of `service`. [`CmEvent::Resolved`], [`CmEvent::ResolveRefused`] or
+    /// [`CmEvent::Failed`] follows.
     ///
     /// # Errors
     /// As [`roce::cm::Cm::resolve`]; [`DeviceLost`].

@@ -33,8 +33,8 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// Reads the environment: `RINGMAIL_ADDRESS` (an IP address), `RINGMAIL_UDP`, `RINGMAIL_FAULTS`, `RINGMAIL_CAPTURE` (a
-    /// file name), `RINGMAIL_EXTENSIONS` (`on` or `off`).
+    /// Reads the environment: `RINGMAIL_ADDRESS` (an IP address), `RINGMAIL_UDP`, `RINGMAIL_FAULTS`,
+    /// `RINGMAIL_CAPTURE` (a file name), `RINGMAIL_EXTENSIONS` (`on` or `off`).
     ///
     /// # Errors
     /// A sentence that names the variable, its value and what was expected.

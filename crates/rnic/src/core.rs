@@ -397,8 +397,8 @@ impl Core {
         (!self.nic.active.is_empty() || self.nic.gsi.has_work()) && self.nic.retry_at.is_none()
     }
 
-    /// One round for a program that polls: what it receives now is answered with what it posts next, or by its next poll; at once
-    /// where it is `eager` or polls are far apart.
+    /// One round for a program that polls: what it receives now is answered with what it posts next, or by its next
+    /// poll; at once where it is `eager` or polls are far apart.
     pub(crate) fn poll(&mut self, now: Instant, eager: bool) {
         self.send(now);
         let received = self.receive(now);
@@ -567,8 +567,8 @@ impl Nic {
             hop_limit: 64,
             udp_length: (packet.bytes.len() + 8) as u16,
         };
-        // A software peer's datagrams carry the number of a segment. Believing it any other Identification would let one
-        // damaged packet in 65,536 pass for a good one.
+        // A software peer's datagrams carry the number of a segment. Believing it any other Identification would let
+        // one damaged packet in 65,536 pass for a good one.
         if self.entry(slot).is_extended && identification > MOST_SEGMENTS {
             self.counters.bad_icrc += 1;
             return;
@@ -683,9 +683,9 @@ impl Nic {
         self.activate(slot);
     }
 
-    /// Checks the ICRC and returns the Identification that it was made with, 0 over IPv6; `None` if it is wrong. The one that the
-    /// datagram had is not visible: its position in a coalesced run is the best guess, and over IPv4 any other that explains
-    /// the checksum is accepted.
+    /// Checks the ICRC and returns the Identification that it was made with, 0 over IPv6; `None` if it is wrong. The
+    /// one that the datagram had is not visible: its position in a coalesced run is the best guess, and over IPv4 any
+    /// other that explains the checksum is accepted.
     fn identification(&mut self, packet: Packet<'_>) -> Option<u16> {
         let (covered, &received) = packet.bytes.split_last_chunk::<ICRC_LEN>()?;
         let (bth, behind) = covered.split_at_checked(Bth::LEN)?;
@@ -743,8 +743,8 @@ impl Nic {
         any
     }
 
-    /// Draws the consequences of a call to an engine: state and free places first, then the completions, so that whoever sees a
-    /// completion also sees what came of it.
+    /// Draws the consequences of a call to an engine: state and free places first, then the completions, so that
+    /// whoever sees a completion also sees what came of it.
     #[inline]
     fn touch(&mut self, slot: usize) {
         let entry = self.entry(slot);

@@ -53,7 +53,8 @@ impl CqShared {
 
     fn notify(&self, solicited: bool) {
         let Some(channel) = &self.channel else { return };
-        // SeqCst fence: pairs with the one in `arm`. Either the armer's next poll finds the completion, or we find it armed.
+        // SeqCst fence: pairs with the one in `arm`. Either the armer's next poll finds the completion, or we find it
+        // armed.
         fence(Ordering::SeqCst);
         let wanted = match self.armed.load(Ordering::Relaxed) {
             ARMED => true,
@@ -119,7 +120,8 @@ impl Cq {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Moves up to `at_most` completions to the end of `out`; returns how many. Drives the device when there are none yet.
+    /// Moves up to `at_most` completions to the end of `out`; returns how many. Drives the device when there are none
+    /// yet.
     ///
     /// # Errors
     /// [`DeviceLost`] in a process that inherited the device by `fork`.
@@ -146,8 +148,8 @@ impl Cq {
         Ok(self.shared.ring.pop())
     }
 
-    /// Has the queue's channel told of the next completion (or the next solicited or failed one), once. Whoever arms polls once more
-    /// before sleeping: a completion that came before is not told of.
+    /// Has the queue's channel told of the next completion (or the next solicited or failed one), once. Whoever arms
+    /// polls once more before sleeping: a completion that came before is not told of.
     ///
     /// # Errors
     /// As [`Cq::poll`].
@@ -205,13 +207,15 @@ impl ChannelShared {
         let id = ready.pop_front();
         if ready.is_empty() {
             self.signal.lower();
-            // A push between the look and the lowering raised a signal that is now lowered; its entry is behind the lock.
+            // A push between the look and the lowering raised a signal that is now lowered; its entry is behind the
+            // lock.
         }
         id
     }
 }
 
-/// Tells which armed completion queues have news; has a file descriptor to sleep on. Clones are handles to the same channel.
+/// Tells which armed completion queues have news; has a file descriptor to sleep on. Clones are handles to the same
+/// channel.
 #[derive(Debug, Clone)]
 pub struct CompletionChannel {
     shared: Arc<ChannelShared>,

@@ -305,8 +305,8 @@ impl Device {
         self.shared().events.fd()
     }
 
-    /// Moves the device along: sends what is due, receives what has come. Polling an empty completion queue does the same. Never
-    /// waits: where another thread is at it, returns at once.
+    /// Moves the device along: sends what is due, receives what has come. Polling an empty completion queue does the
+    /// same. Never waits: where another thread is at it, returns at once.
     ///
     /// # Errors
     /// [`DeviceLost`].
@@ -483,8 +483,8 @@ impl Shared {
 
     /// Serves who rang while the core was held, after it was given up.
     ///
-    /// No ring is lost: a poster rings and then tries the lock; the holder gives the lock up and then looks for rings. Both sides have
-    /// a full fence in between, so at least one of them sees the other's first step.
+    /// No ring is lost: a poster rings and then tries the lock; the holder gives the lock up and then looks for
+    /// rings. Both sides have a full fence in between, so at least one of them sees the other's first step.
     #[inline]
     pub(crate) fn look_again(&self) {
         loop {

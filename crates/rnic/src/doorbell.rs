@@ -76,8 +76,8 @@ impl<T: Linked> Doorbells<T> {
     pub(crate) fn take(&self, mut each: impl FnMut(Arc<T>)) {
         let mut at = self.head.swap(ptr::null_mut(), Ordering::AcqRel);
         while !at.is_null() {
-            // SAFETY: `ring` made the pointer from an Arc and gave the list its reference, which the swap above took over;
-            // nobody else can take it again.
+            // SAFETY: `ring` made the pointer from an Arc and gave the list its reference, which the swap above took
+            // over; nobody else can take it again.
             let object = unsafe { Arc::from_raw(at.cast_const()) };
             at = object.link().next.load(Ordering::Relaxed);
             // AcqRel: pairs with the swap in `ring`. Rings before this are served by `each` below.

@@ -209,8 +209,8 @@ impl Injector {
         self.counters
     }
 
-    /// Passes an arriving packet through the faults; `deliver` gets what comes out of it now, which may include packets held
-    /// back before.
+    /// Passes an arriving packet through the faults; `deliver` gets what comes out of it now, which may include
+    /// packets held back before.
     pub(crate) fn pass(
         &mut self,
         now: Instant,

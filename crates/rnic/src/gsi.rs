@@ -1,7 +1,7 @@
 //! Queue pair 1, the general services interface: management datagrams in and out.
 //!
-//! IBA Vol. 1, 13.5. Connection management goes to the manager of [`roce::cm`], which has no socket and no clock; what it
-//! tells is handed to the channels of whoever listens or asked. Everything runs under the core lock.
+//! IBA Vol. 1, 13.5. Connection management goes to the manager of [`roce::cm`], which has no socket and no clock;
+//! what it tells is handed to the channels of whoever listens or asked. Everything runs under the core lock.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;

@@ -1,9 +1,9 @@
 //! The thread that moves a device along while nobody polls.
 //!
-//! A program that polls drives the device itself, and a second thread at the socket would only steal its core: waking one
-//! across cores costs tens of microseconds. So the helper leases the device to whoever polls: while polls keep coming it sleeps,
-//! and only looks now and then whether they still do. When they do not, or when the program says that it will sleep on a
-//! channel, the helper sleeps on the socket instead and does all the work.
+//! A program that polls drives the device itself, and a second thread at the socket would only steal its core: waking
+//! one across cores costs tens of microseconds. So the helper leases the device to whoever polls: while polls keep
+//! coming it sleeps, and only looks now and then whether they still do. When they do not, or when the program says
+//! that it will sleep on a channel, the helper sleeps on the socket instead and does all the work.
 
 use std::io;
 use std::sync::Arc;
@@ -92,7 +92,8 @@ impl Helper {
     /// Nobody will poll from now on: the helper takes over at once.
     #[inline]
     pub(crate) fn take_over(&self) {
-        if self.leased.load(Ordering::Relaxed) && !self.recalled.swap(true, Ordering::Relaxed) {
+        let is_news = !self.recalled.swap(true, Ordering::Relaxed);
+        if is_news && self.leased.load(Ordering::Relaxed) {
             self.kick.raise();
         }
     }
@@ -144,16 +145,19 @@ fn run(shared: &Shared) {
     let mut linger_until = Instant::ZERO;
     while !helper.stop.load(Ordering::SeqCst) {
         let polls = helper.polls.load(Ordering::Relaxed);
-        let is_habit = polls.wrapping_sub(seen) >= HABIT;
-        seen = polls;
-        if is_habit && !helper.recalled.swap(false, Ordering::Relaxed) {
+        let is_recalled = helper.recalled.swap(false, Ordering::Relaxed);
+        if is_recalled {
+            seen = polls;
+        }
+        // Counted since the helper last slept: while it lingers, a poller shows itself by and by.
+        if polls.wrapping_sub(seen) >= HABIT {
+            seen = polls;
             helper.leased.store(true, Ordering::Relaxed);
             helper.sleep(None, Some(lease));
             lease = (2 * lease).min(LONGEST_LEASE);
             continue;
         }
         helper.leased.store(false, Ordering::Relaxed);
-        helper.recalled.store(false, Ordering::Relaxed);
         lease = SHORTEST_LEASE;
 
         let Some(mut core) = shared.core.try_lock() else {
@@ -177,6 +181,7 @@ fn run(shared: &Shared) {
             continue;
         }
         let deadline = core.next_deadline();
+        seen = helper.polls.load(Ordering::Relaxed);
         helper.go_on_socket(deadline);
         drop(core);
         // SeqCst: as in `Shared::look_again`. Who rings after this look finds the core free.
@@ -192,8 +197,8 @@ fn run(shared: &Shared) {
     }
 }
 
-/// Keeps signals for the program's own threads while a thread is started that inherits the mask; but not those of faults,
-/// which a thread handles itself or dies of.
+/// Keeps signals for the program's own threads while a thread is started that inherits the mask; but not those of
+/// faults, which a thread handles itself or dies of.
 struct BlockedSignals(libc::sigset_t);
 
 impl BlockedSignals {

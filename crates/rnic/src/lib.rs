@@ -1,15 +1,15 @@
 //! A software RDMA NIC in an ordinary process, speaking RoCEv2 over UDP.
 //!
-//! The objects are those of verbs: a [`Device`] has protection domains ([`Pd`]), completion queues ([`Cq`]) and, in a domain, memory
-//! regions ([`Mr`]), queue pairs ([`Qp`]) and shared receive queues ([`Srq`]). Work and completions are the plain structs of
-//! [`roce::verbs`]. No kernel module, no root: packets go through UDP sockets.
+//! The objects are those of verbs: a [`Device`] has protection domains ([`Pd`]), completion queues ([`Cq`]) and, in a
+//! domain, memory regions ([`Mr`]), queue pairs ([`Qp`]) and shared receive queues ([`Srq`]). Work and completions
+//! are the plain structs of [`roce::verbs`]. No kernel module, no root: packets go through UDP sockets.
 //!
 //! # How it works
 //!
-//! One *core* a device holds the protocol engines, the memory table, and the sockets' driver, all under one lock that the data
-//! path only ever tries. Posting hands work to the core, or leaves it for the core's present holder; polling an empty
-//! completion queue moves the whole device along by one round: one burst out, one batch in. While nobody polls, a helper
-//! thread does that, so that peers can always read and write registered memory.
+//! One *core* a device holds the protocol engines, the memory table, and the sockets' driver, all under one lock that
+//! the data path only ever tries. Posting hands work to the core, or leaves it for the core's present holder; polling
+//! an empty completion queue moves the whole device along by one round: one burst out, one batch in. While nobody
+//! polls, a helper thread does that, so that peers can always read and write registered memory.
 
 mod address;
 pub mod capture;

@@ -1,7 +1,8 @@
 //! The lock around a device's core: tried on the data path, waited for on the control path.
 //!
-//! Posting and polling never block: who finds the lock taken leaves word for its holder. Creating, changing and destroying
-//! objects waits; while somebody waits, attempts fail, so that two busy pollers cannot keep a third thread out.
+//! Posting and polling never block: who finds the lock taken leaves word for its holder. Creating, changing and
+//! destroying objects waits; while somebody waits, attempts fail, so that two busy pollers cannot keep a third thread
+//! out.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};

@@ -196,8 +196,8 @@ impl Mr {
         &self.pd
     }
 
-    /// A piece of the region, for a gather or scatter list: `length` bytes from `offset` on. Whether it lies within the region is
-    /// checked when the work is done.
+    /// A piece of the region, for a gather or scatter list: `length` bytes from `offset` on. Whether it lies within
+    /// the region is checked when the work is done.
     #[must_use]
     pub fn sge(&self, offset: u64, length: u32) -> Sge {
         Sge {

@@ -1,7 +1,7 @@
 //! Recognises software peers without the connection manager.
 //!
-//! A marked source port raises a suspicion, a hello on queue pair 1 asks, and the echoed nonce is the proof. Strangers never get
-//! anything but one or a few datagrams of a management class that they ignore.
+//! A marked source port raises a suspicion, a hello on queue pair 1 asks, and the echoed nonce is the proof.
+//! Strangers never get anything but one or a few datagrams of a management class that they ignore.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

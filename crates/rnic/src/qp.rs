@@ -196,8 +196,8 @@ impl Linked for QpShared {
     }
 }
 
-/// A queue pair. Dropping it destroys it: when that returns, the memory of its outstanding work is accessed no more, and the
-/// work does not complete.
+/// A queue pair. Dropping it destroys it: when that returns, the memory of its outstanding work is accessed no more,
+/// and the work does not complete.
 pub struct Qp {
     pd: Pd,
     shared: Arc<QpShared>,

@@ -1,7 +1,7 @@
 //! Receives that wait for messages: the ring behind receive queues and shared receive queues.
 //!
-//! Any thread posts; the core takes, in posting order. Rings are sized by the longest scatter list that their creator asked for,
-//! so that the common one-piece receive costs 40 bytes rather than 300.
+//! Any thread posts; the core takes, in posting order. Rings are sized by the longest scatter list that their creator
+//! asked for, so that the common one-piece receive costs 40 bytes rather than 300.
 
 use crossbeam_queue::ArrayQueue;
 use roce::verbs::{MAX_SGE, RecvWork, Sge, SgeList};

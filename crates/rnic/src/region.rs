@@ -1,8 +1,8 @@
 //! The table of memory regions: which key opens which memory, to whom, for what.
 //!
-//! IBA Vol. 1, 10.6. Keys are random, all 32 bits, and new for every registration: guessing one that exists is as hard as
-//! there are few, and an old one never comes back to life. The table lies under the core lock; a region that was
-//! removed is accessed no more.
+//! IBA Vol. 1, 10.6. Keys are random, all 32 bits, and new for every registration: guessing one that exists is as
+//! hard as there are few, and an old one never comes back to life. The table lies under the core lock; a region that
+//! was removed is accessed no more.
 
 use std::cell::Cell;
 use std::collections::HashMap;

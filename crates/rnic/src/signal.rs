@@ -93,8 +93,8 @@ impl AsFd for Signal {
     }
 }
 
-/// Sleeps until one of `fds` is readable or `timeout` has passed (`None`: for ever); which of them are. A signal handler may
-/// end the sleep early.
+/// Sleeps until one of `fds` is readable or `timeout` has passed (`None`: for ever); which of them are. A signal
+/// handler may end the sleep early.
 pub(crate) fn wait_readable(fds: [Option<i32>; 2], timeout: Option<Duration>) -> [bool; 2] {
     // A negative descriptor is passed over.
     let mut polled = fds.map(|fd| libc::pollfd {

@@ -1,4 +1,5 @@
-//! After set-up and a first round, nothing on the way of work allocates: not in posting, not in polling, not in the helper.
+//! After set-up and a first round, nothing on the way of work allocates: not in posting, not in polling, not in the
+//! helper.
 
 mod support;
 

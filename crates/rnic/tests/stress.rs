@@ -1,8 +1,8 @@
 //! Post, poll, create, destroy and the helper's take-over at once, over real sockets.
 //!
 //! Run it under ThreadSanitizer with
-//! `RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread cargo test -Zbuild-std --target x86_64-unknown-linux-gnu -p ringmail-rnic --test stress`.
-//! `STRESS_SECONDS` makes it longer.
+//! `RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=thread cargo test -Zbuild-std --target x86_64-unknown-linux-gnu -p
+//! ringmail-rnic --test stress`. `STRESS_SECONDS` makes it longer.
 
 mod support;
 
@@ -22,7 +22,8 @@ fn seconds() -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// Several threads post on one queue pair and several poll its completion queue, with pauses in which the helper takes over.
+/// Several threads post on one queue pair and several poll its completion queue, with pauses in which the helper
+/// takes over.
 fn posters_and_pollers(config: &DeviceConfig) {
     const POSTERS: u64 = 3;
     let (a, b) = pair_with(config, QpType::Rc, 1 << 16);
@@ -153,7 +154,8 @@ fn objects_are_destroyed_while_peers_use_them() {
     });
 }
 
-/// Connects two queue pairs, writes, deregisters the target in the middle, destroys everything. Whether the peer was refused.
+/// Connects two queue pairs, writes, deregisters the target in the middle, destroys everything. Whether the peer was
+/// refused.
 fn one_life(a: &Side, b: &Side, seed: u32) -> bool {
     let cq = a.device.create_cq(64, None).unwrap();
     let near = a.pd.create_qp(&QpInit::new(QpType::Rc, &cq)).unwrap();

@@ -4,7 +4,8 @@
 //! payloads only; the IP and UDP headers are made up from what is known, with the Identification that the ICRC covers,
 //! so that a dissector finds the ICRC right.
 //!
-//! Formats: pcapng (draft-ietf-opsawg-pcapng) is written; pcapng and pcap (draft-ietf-opsawg-pcap), of either byte order, are read.
+//! Formats: pcapng (draft-ietf-opsawg-pcapng) is written; pcapng and pcap (draft-ietf-opsawg-pcap), of either byte
+//! order, are read.
 
 mod ip;
 mod read;

@@ -20,8 +20,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Creates `path`, replacing what was there. Where another device is writing a capture to it just now, the name gets
-    /// this process's number appended: programs that start each other share their environment.
+    /// Creates `path`, replacing what was there. Where another device is writing a capture to it just now, the name
+    /// gets this process's number appended: programs that start each other share their environment.
     ///
     /// # Errors
     /// What opening the file answers.

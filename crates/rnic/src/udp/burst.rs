@@ -200,8 +200,8 @@ impl Burst {
     /// The payload's memory cannot be read; nothing was added.
     ///
     /// # Safety
-    /// - The memory of a [`Source::Stable`] lives, and Rust code does not write it, until the burst was sent, cleared or
-    ///   detached. (A peer or a device that writes it breaks the packet's checksum, nothing else.)
+    /// - The memory of a [`Source::Stable`] lives, and Rust code does not write it, until the burst was sent, cleared
+    ///   or detached. (A peer or a device that writes it breaks the packet's checksum, nothing else.)
     pub(crate) unsafe fn push(
         &mut self,
         to: Destination,

@@ -300,8 +300,8 @@ impl Incoming {
             )
         };
         self.filled = usize::try_from(received).unwrap_or(0);
-        // Finding out that there is no second message costs as much as a tenth of the first: where there was one, one is
-        // asked for, and twice as many whenever all that were asked for came.
+        // Finding out that there is no second message costs as much as a tenth of the first: where there was one, one
+        // is asked for, and twice as many whenever all that were asked for came.
         if self.filled > 0 {
             let full = self.filled == self.wanted;
             self.wanted = if full {

@@ -64,7 +64,8 @@ pub(crate) trait Driver: Send {
     /// for good (no route, larger than the path) is counted and left to the protocol's recovery, like any loss.
     fn send(&mut self, burst: &mut Burst) -> Sent;
 
-    /// Receives one batch with at most one system call where the host can; returns how many [`Driver::arrival`]s there are.
+    /// Receives one batch with at most one system call where the host can; returns how many [`Driver::arrival`]s
+    /// there are.
     fn receive(&mut self) -> usize;
 
     /// The `index`-th arrival of the latest [`Driver::receive`].

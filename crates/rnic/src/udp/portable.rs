@@ -1,7 +1,8 @@
 //! The portable driver: the standard library's UDP sockets, one datagram a call.
 //!
 //! It runs wherever Rust's standard library does. Where the host numbers its datagrams (IPv4 Identification) in a way
-//! that we cannot know, strict receivers see wrong ICRCs: use IPv6 there; receivers like ours tolerate any Identification.
+//! that we cannot know, strict receivers see wrong ICRCs: use IPv6 there; receivers like ours tolerate any
+//! Identification.
 
 use std::io;
 use std::net::SocketAddr;
