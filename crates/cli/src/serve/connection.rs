@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fabric::{Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Error, Work};
+use fabric::{Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Error, PostError, Work};
 
 use super::opened::OpenFile;
 use super::roots::Roots;
@@ -37,8 +37,10 @@ pub(super) enum End {
     Idle,
     /// The device answered this.
     Device(Error),
-    /// A reply could not be posted: the client does not take them.
+    /// The client asks more than it takes replies.
     Deaf,
+    /// A reply could not be posted.
+    Refused(PostError),
 }
 
 impl Connection {
@@ -220,7 +222,7 @@ impl Replies {
         buf.copy_from_slice(&message);
         self.endpoint
             .post_one(Work::send(0, buf))
-            .map_err(|_| End::Deaf)
+            .map_err(|refused| End::Refused(refused.error))
     }
 
     fn give_back(&self, buf: Buf) {
@@ -272,6 +274,7 @@ impl std::fmt::Display for End {
             Self::Malformed(malformed) => malformed.fmt(f),
             Self::Idle => write!(f, "nothing was heard for {} s", IDLE.as_secs()),
             Self::Device(error) => error.fmt(f),
+            Self::Refused(error) => write!(f, "a reply could not be sent: {error}"),
             Self::Deaf => f.write_str("the client does not take its replies"),
         }
     }

@@ -37,20 +37,32 @@ pub(crate) fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ou
 
 /// The providers that are here.
 pub(crate) fn providers() -> Vec<&'static str> {
+    let names = providers_with(|_| true);
+    assert!(names.contains(&"loopback"), "{names:?}");
+    names
+}
+
+/// Those of them that reach other processes.
+pub(crate) fn networks() -> Vec<&'static str> {
+    let names = providers_with(|device| device["capabilities"]["reach"] != "process");
+    assert!(!names.is_empty(), "no provider reaches another process");
+    names
+}
+
+fn providers_with(fits: impl Fn(&Value) -> bool) -> Vec<&'static str> {
     let report: Value =
         serde_json::from_slice(&run(["info", "--json"]).stdout).expect("info is JSON");
-    let has_devices =
-        |provider: &&Value| !provider["devices"].as_array().expect("a list").is_empty();
-    let providers = report["providers"]
+    let name = |provider: &Value| {
+        let devices = provider["devices"].as_array().expect("a list");
+        let name = provider["name"].as_str().expect("a name").to_owned();
+        devices.iter().any(&fits).then(|| &*name.leak())
+    };
+    report["providers"]
         .as_array()
         .expect("a list")
         .iter()
-        .filter(has_devices);
-    let names: Vec<_> = providers
-        .map(|provider| provider["name"].as_str().expect("a name").to_owned().leak() as &str)
-        .collect();
-    assert!(names.contains(&"loopback"), "{names:?}");
-    names
+        .filter_map(name)
+        .collect()
 }
 
 /// What it printed.
@@ -160,14 +172,19 @@ impl Scene {
         names
     }
 
-    /// `cp` in it, over that provider.
-    pub(crate) fn command(&self, provider: &str, arguments: &[&str]) -> Command {
+    /// The program in it, over that provider.
+    pub(crate) fn ringmail(&self, provider: &str, arguments: &[&str]) -> Command {
         let mut command = ringmail();
         command
-            .args(["--provider", provider, "cp"])
+            .args(["--provider", provider])
             .args(arguments)
             .current_dir(self.directory.path());
         command
+    }
+
+    /// `cp` in it, over that provider.
+    pub(crate) fn command(&self, provider: &str, arguments: &[&str]) -> Command {
+        self.ringmail(provider, &[&["cp"], arguments].concat())
     }
 
     /// Runs `cp` to its end.
@@ -231,6 +248,57 @@ pub(crate) fn report(output: &Output) -> Value {
     serde_json::from_str(&text).expect("the report is JSON")
 }
 
+/// With its output for us.
+pub(crate) fn piped(command: &mut Command) -> &mut Command {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped())
+}
+
+/// A server under way.
+pub(crate) struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    /// Starts a server of one directory and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut url = String::new();
+        let output = child.stdout.take().expect("piped above");
+        BufReader::new(output)
+            .read_line(&mut url)
+            .expect("it prints a URL");
+        assert!(
+            url.starts_with("ringmail://"),
+            "the server does not listen: {url}"
+        );
+        let url = url.trim_end().to_owned();
+        Self { child, url }
+    }
+
+    /// Of what is served.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Ends it as if by a crash, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is ours");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A program under way.
 pub(crate) struct Running {
     child: Child,
@@ -272,6 +340,13 @@ impl Running {
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it is ours");
+    }
+
+    /// Reads its log until nobody has the other end any more.
+    pub(crate) fn wait_for_end(&mut self) {
+        self.log
+            .read_to_string(&mut self.seen)
+            .expect("the log is text");
     }
 
     /// Lets it run to its end.
