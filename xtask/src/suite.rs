@@ -164,7 +164,7 @@ fn fast(_: &Selection) -> Vec<Command> {
         "--document-private-items",
     ]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
-    vec![
+    let mut steps = vec![
         cargo(&["fmt", "--all", "--check"]),
         cargo(&[
             "clippy",
@@ -175,14 +175,14 @@ fn fast(_: &Selection) -> Vec<Command> {
             "-D",
             "warnings",
         ]),
-        // All but doc tests, which the better runner does not know, and benchmarks.
-        tests(
-            &["--workspace", "--lib", "--bins", "--tests", "--examples"],
-            None,
-        ),
-        cargo(&["test", "--workspace", "--doc"]),
+        tests(&["--workspace"], None),
         doc,
-    ]
+    ];
+    if runner::has_nextest() {
+        // It does not know them; `cargo test` has run them already.
+        steps.push(cargo(&["test", "--workspace", "--doc"]));
+    }
+    steps
 }
 
 fn mutants(_: &Selection) -> Vec<Command> {

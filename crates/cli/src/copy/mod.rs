@@ -42,7 +42,7 @@ use tree::Copier;
 /// whole and verified. It is as durable as any file just written: --fsync waits for the disk.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A file or directory: a path, or ringmail://host[:port]/path
+    /// A file or directory: a path, or `ringmail://host[:port]/path`
     #[arg(value_name = "SRC")]
     source: OsString,
     /// Where to: a file, or an existing directory to put it into
