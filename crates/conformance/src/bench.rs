@@ -213,7 +213,7 @@ impl Side {
         }
     }
 
-    /// Posts once; answers why it was refused. A full queue is for [`Side::fill`].
+    /// Posts once; answers why it was refused. A full queue is the caller's to wait for.
     pub(crate) fn refused(&self, work: Work) -> Refused {
         let mut work = self.aimed(work);
         loop {
