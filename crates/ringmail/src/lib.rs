@@ -21,3 +21,8 @@ pub fn registry() -> Registry {
         .with(softroce::Softroce::new())
         .with(loopback::Loopback::new())
 }
+
+/// The program in README.md is run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

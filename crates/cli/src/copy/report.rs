@@ -76,12 +76,17 @@ impl Report {
         };
         write!(
             out,
-            "{files}{} in {:.2} s, {:.1} Gbit/s over {}, {} RDMA reads, crc32c {}",
+            "{files}{} in {:.2} s, {:.1} Gbit/s over {}, {} RDMA {}, crc32c {}",
             BinaryBytes(self.bytes),
             self.seconds,
             self.gbit_per_s,
             self.provider,
             HumanCount(self.rdma_reads),
+            if self.rdma_reads == 1 {
+                "read"
+            } else {
+                "reads"
+            },
             self.crc32c
         )?;
         if self.bytes_resumed > 0 {

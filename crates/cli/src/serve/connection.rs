@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use fabric::{Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Error, PostError, Work};
+use fabric::{
+    Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Error, PostError, Work,
+};
 
 use super::opened::OpenFile;
 use super::roots::Roots;
