@@ -76,6 +76,10 @@ const FAULTS: &str = "loss=2%,dup=1%,reorder=3%,corrupt=1%,seed=1";
 struct Lossy;
 
 impl Sut for Lossy {
+    fn loses_datagrams(&self) -> bool {
+        true
+    }
+
     fn open(&self) -> Result<Domain, Error> {
         open(&[("address", "fresh"), ("faults", FAULTS)])
     }
@@ -91,6 +95,10 @@ instantiate!(lossy: Lossy);
 struct LossyStandard;
 
 impl Sut for LossyStandard {
+    fn loses_datagrams(&self) -> bool {
+        true
+    }
+
     fn open(&self) -> Result<Domain, Error> {
         open(&[("extensions", "off"), ("faults", FAULTS)])
     }
