@@ -39,7 +39,7 @@ pub trait Provider: Any + Send + Sync {
     /// Its name: short, lower case, unique in a registry.
     fn name(&self) -> &'static str;
 
-    /// The settings that it reads, each named `NAME.something`.
+    /// The settings that it reads, each named `NAME.something`, or without its name where other providers may read it too.
     fn settings(&self) -> &'static [Setting] {
         &[]
     }

@@ -44,6 +44,15 @@ pub(crate) fn interface_of(ip: IpAddr) -> Interface {
     }
 }
 
+/// The addresses of this host, each with the name of its interface, link-local ones apart; none where the host does not say.
+#[must_use]
+pub fn host_addresses() -> Vec<(String, IpAddr)> {
+    #[cfg(target_os = "linux")]
+    return linux::addresses();
+    #[cfg(not(target_os = "linux"))]
+    Vec::new()
+}
+
 /// Who holds UDP port `port` of `ip`, in words for a human; `None` where the host does not say.
 pub(crate) fn holder_of(ip: IpAddr, port: u16) -> Option<String> {
     #[cfg(target_os = "linux")]
@@ -99,6 +108,34 @@ mod linux {
                 });
                 break;
             }
+        }
+        // SAFETY: the list that getifaddrs made; no reference into it is left.
+        unsafe { libc::freeifaddrs(list) };
+        found
+    }
+
+    pub(super) fn addresses() -> Vec<(String, IpAddr)> {
+        let mut list = std::ptr::null_mut();
+        // SAFETY: getifaddrs writes a list that we free below.
+        if unsafe { libc::getifaddrs(&mut list) } != 0 {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        let mut at = list.cast_const();
+        while !at.is_null() {
+            // SAFETY: an element of the list, which is alive until it is freed.
+            let entry = unsafe { &*at };
+            at = entry.ifa_next;
+            let is_up = entry.ifa_flags & libc::IFF_UP as u32 != 0;
+            let Some(ip) = address_of(entry.ifa_addr).filter(|_| is_up) else {
+                continue;
+            };
+            if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+                continue;
+            }
+            // SAFETY: the name is a C string of the list.
+            let name = unsafe { std::ffi::CStr::from_ptr(entry.ifa_name) };
+            found.push((name.to_string_lossy().into_owned(), ip));
         }
         // SAFETY: the list that getifaddrs made; no reference into it is left.
         unsafe { libc::freeifaddrs(list) };
@@ -228,6 +265,15 @@ mod linux {
             assert!(holder.contains(&ip.to_string()), "{holder}");
             drop(socket);
             assert_eq!(holder_of(ip, port), None);
+        }
+
+        #[test]
+        fn the_host_has_a_loopback_address() {
+            let all = host_addresses();
+            assert!(
+                all.contains(&("lo".to_owned(), Ipv4Addr::LOCALHOST.into())),
+                "{all:?}"
+            );
         }
 
         #[test]

@@ -299,6 +299,11 @@ impl Device {
         self.shared().events.wait(timeout)
     }
 
+    /// Where its objects put asynchronous events.
+    pub(crate) fn events(&self) -> &EventQueue {
+        &self.shared().events
+    }
+
     /// Readable while there are asynchronous events.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {

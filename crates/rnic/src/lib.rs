@@ -36,6 +36,7 @@ mod signal;
 mod srq;
 mod udp;
 
+pub use address::host_addresses;
 pub use cm::{Agreement, CmChannel, CmCommandError, CmListener};
 pub use config::{AddressChoice, DeviceConfig};
 pub use counters::Counters;

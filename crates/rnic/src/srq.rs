@@ -25,6 +25,11 @@ impl SrqShared {
     /// Takes the receive posted first; raises the limit event where it is due.
     pub(crate) fn take(&self, events: &EventQueue) -> Option<RecvWork> {
         let work = self.receives.pop()?;
+        self.check_limit(events);
+        Some(work)
+    }
+
+    fn check_limit(&self, events: &EventQueue) {
         let limit = self.limit.load(Ordering::Relaxed);
         if limit != 0
             && self.receives.len() < limit as usize
@@ -35,7 +40,6 @@ impl SrqShared {
         {
             events.push(AsyncEvent::SrqLimit(self.id));
         }
-        Some(work)
     }
 }
 
@@ -82,9 +86,10 @@ impl Srq {
         self.shared.receives.pop()
     }
 
-    /// Raises [`AsyncEvent::SrqLimit`] once when fewer than `limit` receives are left; 0 disarms.
+    /// Raises [`AsyncEvent::SrqLimit`] once when fewer than `limit` receives are left, at once if that is so already; 0 disarms.
     pub fn arm_limit(&self, limit: u32) {
         self.shared.limit.store(limit, Ordering::Relaxed);
+        self.shared.check_limit(self.device.events());
     }
 
     /// The armed limit; 0 when disarmed.

@@ -414,6 +414,9 @@ fn a_shared_receive_queue_serves_several_and_says_when_it_runs_low() {
     }
     assert_eq!(b.device.take_event(), Some(AsyncEvent::SrqLimit(srq.id())));
     assert_eq!((srq.len(), srq.limit()), (2, 0));
+    // Armed when it is due already, it is told at once.
+    srq.arm_limit(3);
+    assert_eq!(srq.limit(), 0);
     let own = RecvWork {
         wr_id: 0,
         sges: SgeList::EMPTY,

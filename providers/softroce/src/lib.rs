@@ -53,12 +53,26 @@ impl Provider for Softroce {
     }
 
     fn discover(&self, config: &Config) -> Result<Vec<Info>, Error> {
-        Ok(vec![info(config::address(config)?)])
+        let chosen = config::address(config)?;
+        let mut devices = vec![info(chosen, None)];
+        if chosen == AddressChoice::Loopback {
+            let others = rnic::host_addresses()
+                .into_iter()
+                .filter(|(_, ip)| !ip.is_loopback())
+                .map(|(interface, ip)| info(AddressChoice::Ip(ip), Some(&interface)));
+            devices.extend(others);
+        }
+        Ok(devices)
     }
 
     fn open(&self, info: &Info, config: &Config) -> Result<Arc<dyn provider::Domain>, Error> {
         let tuning = config::tuning(config)?;
-        let device = Device::open(&config::device(config)?).map_err(error::open)?;
+        let mut device = config::device(config)?;
+        // A device other than the default is named by its address.
+        if let Ok(ip) = info.device.parse() {
+            device.address = AddressChoice::Ip(ip);
+        }
+        let device = Device::open(&device).map_err(error::open)?;
         let mut info = info.clone();
         // A datagram is one packet, and the link may carry less than the setting permits.
         info.capabilities.max_datagram = device.attributes().active_mtu.bytes() as usize;
@@ -67,7 +81,8 @@ impl Provider for Softroce {
     }
 }
 
-fn info(choice: AddressChoice) -> Info {
+/// A device at an address. Those that a program did not ask for come after the default, which nobody else can reach.
+fn info(choice: AddressChoice, interface: Option<&str>) -> Info {
     let (device, address, reach) = match choice {
         AddressChoice::Ip(ip) => {
             let address = ip.to_string();
@@ -82,12 +97,16 @@ fn info(choice: AddressChoice) -> Info {
             ("loopback".to_owned(), None, Reach::Host)
         }
     };
+    let description = match interface {
+        Some(interface) => format!("RoCEv2 in software, over UDP at {interface}"),
+        None => "RoCEv2 in software, over UDP".to_owned(),
+    };
     Info {
         provider: NAME,
         device,
         address,
-        description: "RoCEv2 in software, over UDP".to_owned(),
-        rank: 200,
+        description,
+        rank: if interface.is_some() { 190 } else { 200 },
         capabilities: Capabilities {
             kinds: Kinds::MSG | Kinds::DGRAM,
             operations: Operations::all(),
