@@ -199,12 +199,12 @@ impl Inner {
     }
 
     fn take_events(&self) {
-        while let Some(event) = self.device.take_event() {
-            self.handle_async(event);
-        }
-        // In a forked child there is no thread.
+        // In this order, so that a connection is up before it fails. In a forked child there is no thread.
         while let Ok(Some(event)) = self.channel.try_event() {
             connect::handle(self, event);
+        }
+        while let Some(event) = self.device.take_event() {
+            self.handle_async(event);
         }
     }
 

@@ -422,7 +422,8 @@ impl Core {
     /// The peer's request was refused, which ended the connection. The peer is told by the refusal: a goodbye must not overtake it.
     #[cold]
     pub(crate) fn refuse(self: &Arc<Self>) {
-        if self.state() == State::Connected {
+        // Requests may come before word of the connection does.
+        if matches!(self.state(), State::Connecting | State::Connected) {
             self.owes_answer.store(true, Ordering::Relaxed);
         }
         self.fail(Tell::Program);
