@@ -144,6 +144,22 @@ impl Bench<'_> {
         }
     }
 
+    /// The completion of the receive `context` of `b`. A datagram may be lost on the way: then it is sent `again`.
+    pub(crate) fn arrival(&self, pair: &Pair, context: u64, mut again: impl FnMut()) -> Completion {
+        if self.kind != EndpointKind::Dgram {
+            return pair.b.success(context);
+        }
+        for _ in 0..100 {
+            if let Ok(completion) = pair.b.cq.next(Duration::from_millis(200)) {
+                assert_eq!(completion.context, context);
+                assert_eq!(completion.status, Status::Success);
+                return completion;
+            }
+            again();
+        }
+        panic!("of a hundred datagrams none arrives");
+    }
+
     /// Connects `a` to `b`.
     pub(crate) fn connect(&self, a: &Side, b: &Side) {
         let listener = self.listen(&b.domain);
