@@ -240,6 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn populating_changes_no_byte_and_survives_truncation() {
+        let directory = tempfile::tempdir().unwrap();
+        let mapping = FileMapping::create(directory.path().join("new"), 100_000).unwrap();
+        mapping.memory().copy_in(5_000, b"here").unwrap();
+        mapping.memory().populate(4_999, 90_000).unwrap();
+        let mut bytes = [0; 6];
+        mapping.memory().copy_out(4_999, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"\0here\0");
+        assert!(mapping.memory().populate(99_999, 2).is_err());
+        mapping.file().set_len(0).unwrap();
+        mapping.memory().populate(0, 100_000).unwrap();
+        let read_only = FileMapping::open_read(file_of(10).path()).unwrap();
+        assert_eq!(
+            read_only.memory().populate(0, 10),
+            Err(AccessError::ReadOnly)
+        );
+    }
+
+    #[test]
     fn more_mappings_than_one_block_of_the_table_are_guarded() {
         let file = file_of(4096);
         let mappings: Vec<_> = (0..200)

@@ -283,6 +283,31 @@ impl Memory {
         Ok(unsafe { std::slice::from_raw_parts_mut(span.ptr, span.len) })
     }
 
+    /// Has the pages of a range made ready to be written, all at once instead of one fault each. A hint: where the system
+    /// does not know how, or cannot, nothing happens.
+    ///
+    /// # Errors
+    /// [`AccessError::OutOfBounds`] and [`AccessError::ReadOnly`].
+    pub fn populate(&self, offset: usize, len: usize) -> Result<(), AccessError> {
+        let span = self.writable_span(offset, len)?;
+        #[cfg(all(target_os = "linux", not(miri)))]
+        {
+            // The kernel wants a start at a page; all of that page is mapped, since a byte of it is ours.
+            let before = span.ptr.addr() & (PAGE - 1);
+            // SAFETY: populating changes no byte. A file too short is answered by an error, not by a signal.
+            unsafe {
+                libc::madvise(
+                    span.ptr.wrapping_sub(before).cast(),
+                    span.len + before,
+                    libc::MADV_POPULATE_WRITE,
+                );
+            }
+        }
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        let _ = span;
+        Ok(())
+    }
+
     /// Whether this is the only handle. If so, and if it owns writable bytes, it may become a [`Buf`](crate::Buf).
     pub(crate) fn is_private(&mut self) -> bool {
         let own = !matches!(self.allocation.kind, Kind::Foreign) && !self.is_guarded();

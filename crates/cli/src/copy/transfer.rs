@@ -169,6 +169,11 @@ impl<'a> Transfer<'a> {
                 return Ok(());
             };
             let (start, len) = self.range(number);
+            // The device places packets under its lock: better that it finds the pages there.
+            let memory = self.region.memory();
+            memory
+                .populate(start, len)
+                .expect("the region is writable and as long as the file");
             let local = self
                 .region
                 .slice(start..start + len)
