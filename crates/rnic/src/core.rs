@@ -29,7 +29,7 @@ use crate::host::{QpHost, QpTransmit, Reported};
 use crate::peers::Peers;
 use crate::qp::{PostError, QpInit, QpShared};
 use crate::region::{KeyHasher, PdId, RegionTable};
-use crate::udp::{Burst, Driver, Sent, mark};
+use crate::udp::{Burst, Driver, Sent};
 
 /// All that the core lock guards.
 pub(crate) struct Core {
@@ -598,7 +598,8 @@ impl Nic {
             return;
         }
         let awaits = entry.awaits.take();
-        let is_suspect = !entry.is_settled && is_on && mark::is_marked(source.ip(), source.port());
+        let is_suspect =
+            !entry.is_settled && is_on && extension::is_marked(source.ip(), source.port());
         entry.is_settled = true;
         if let Some(id) = awaits {
             // The peer has our reply, or it would not send: its own word may be late or lost.

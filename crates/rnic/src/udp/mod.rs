@@ -4,7 +4,7 @@
 //! pairs: which packet goes where and when is the engine's decision, and what a packet means is the wire's.
 //!
 //! Two sockets serve one device. The *receiving* socket is bound to UDP 4791, where every RoCEv2 peer sends to. The
-//! *sending* socket has a source port from 0xC000-0xFFFF that marks this software (see [`mark`]); nothing that we need
+//! *sending* socket has a source port from 0xC000-0xFFFF that marks this software (see [`roce::wire::extension`]); nothing that we need
 //! arrives there. Both stay unconnected and forbid fragmentation: only then does Linux give every datagram the
 //! IPv4 Identification 0 (and the i-th segment of a segmented send the Identification i), which the ICRC covers.
 //!
@@ -14,7 +14,6 @@
 pub(crate) mod burst;
 #[cfg(target_os = "linux")]
 pub(crate) mod linux;
-pub(crate) mod mark;
 pub(crate) mod portable;
 pub(crate) mod socket;
 

@@ -3,10 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 
-use roce::wire::ROCE_PORT;
+use roce::wire::{ROCE_PORT, extension};
 use socket2::{Domain, Protocol, Socket, Type};
-
-use super::mark;
 
 /// The sockets of one device; both non-blocking, unconnected, and forbidden to fragment.
 #[derive(Debug)]
@@ -92,7 +90,7 @@ fn unfragmented(ip: IpAddr) -> io::Result<Socket> {
 
 /// Takes a marked port, or any free one of the range where all are taken: the mark helps, nothing depends on it.
 fn bind_marked(socket: &Socket, ip: IpAddr, scope: u32) -> io::Result<()> {
-    let marked = mark::ports(ip);
+    let marked = extension::source_ports(ip);
     let spare = (0..64u16).map(|n| 0xC000 | marked[0].wrapping_add(n.wrapping_mul(257)) & 0x3FFF);
     let mut refused = io::Error::from(io::ErrorKind::AddrInUse);
     for port in marked.into_iter().chain(spare) {
@@ -165,7 +163,7 @@ pub(crate) mod tests {
         let sockets = Sockets::open(ip, 0).expect("a fresh loopback address is free");
         assert_eq!(sockets.receiving.local_addr().unwrap().port(), ROCE_PORT);
         assert!(
-            mark::is_marked(ip, sockets.source.port()),
+            extension::is_marked(ip, sockets.source.port()),
             "{}",
             sockets.source
         );
