@@ -315,7 +315,14 @@ impl Requester {
             Syndrome::Nak(NakCode::PsnSequence) => {
                 self.acknowledge(psn);
                 self.advance(now, link, host);
-                self.on_gap(now, link);
+                match &mut self.selective {
+                    // The peer does not use the extensions yet: it threw away everything behind the gap.
+                    Some(selective) => {
+                        let answered = &self.answered;
+                        selective.give_up_all(self.una, self.high, |psn| answered.contains(psn));
+                    }
+                    None => self.on_gap(now, link),
+                }
             }
             Syndrome::Nak(code) => {
                 self.acknowledge(psn);
@@ -334,8 +341,14 @@ impl Requester {
         sack: &Sack,
         host: &mut impl Host,
     ) {
-        if sack.expected.since(self.high) > 0 || self.selective.is_none() {
+        if sack.expected.since(self.high) > 0 {
             return;
+        }
+        if self.selective.is_none() {
+            // The peer uses the extensions already, this side does not yet: it says what a NAK would.
+            self.acknowledge(sack.expected);
+            self.advance(now, link, host);
+            return self.on_gap(now, link);
         }
         if sack.window != 0 {
             self.congestion

@@ -158,6 +158,30 @@ fn selective_repeat_sends_only_what_is_missing() {
 }
 
 #[test]
+fn a_loss_before_both_sides_use_the_extensions_costs_no_timeout() {
+    for extended in [0, 1] {
+        let timeout = Duration::from_millis(500);
+        let mut world = world(Config {
+            timeout: Some(timeout),
+            ..Config::default()
+        });
+        world.nodes[extended].qp.use_extensions(200 << 10);
+        lose_first(&mut world, 0, Packet::WriteMiddle);
+        let before = world.now;
+        post(&mut world, work(1, Operation::Write(at(0)), 20_000));
+        run(&mut world);
+
+        assert_eq!(sent(&world), [(1, Status::Success)]);
+        assert_eq!(memory(&world, 1, 0, 20_000), source(20_000));
+        let took = world.now - before;
+        assert!(
+            took < Duration::from_millis(1),
+            "with node {extended} extended: {took:?}"
+        );
+    }
+}
+
+#[test]
 fn a_send_waits_for_a_receive_as_long_as_the_receiver_asks() {
     let mut world = world(Config {
         min_rnr_timer: 14,
