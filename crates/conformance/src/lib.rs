@@ -61,11 +61,6 @@ pub trait Sut: Sync {
         None
     }
 
-    /// Whether what an unreliable endpoint sends may get lost. Its tests wait for what they sent, so they are skipped.
-    fn loses_datagrams(&self) -> bool {
-        false
-    }
-
     /// How long anything may take before the test fails.
     fn patience(&self) -> Duration {
         Duration::from_secs(20)
@@ -94,10 +89,6 @@ pub fn run(sut: &dyn Sut, kind: EndpointKind, group: &str, name: &str) {
         .expect("the macro lists what the table has");
     if let Some(reason) = sut.skip(name) {
         println!("skipped: {reason}");
-        return;
-    }
-    if kind == EndpointKind::Dgram && sut.loses_datagrams() {
-        println!("skipped: a datagram may be lost on this network");
         return;
     }
     let bench = bench::Bench { sut, kind };

@@ -56,7 +56,8 @@ impl Target {
             len: number(),
             key: number(),
         };
-        let domain = open(settings);
+        let settings = [settings, &[("address", "fresh")]].concat();
+        let domain = open(&settings);
         let cq = domain.completion_queue(1024).unwrap();
         let endpoint = domain.endpoint(EndpointKind::Msg, &cq).open().unwrap();
         endpoint.connect(&address, b"", PATIENCE).unwrap();
@@ -169,8 +170,7 @@ fn words_that_the_target_hammers_are_read_whole_and_without_a_retry() {
 #[test]
 fn the_death_of_a_peer_ends_all_that_was_under_way() {
     for extensions in ["on", "off"] {
-        let settings = [("extensions", extensions), ("address", "fresh")];
-        let mut target = Target::start("sleep", &settings);
+        let mut target = Target::start("sleep", &[("extensions", extensions)]);
         // Nobody will receive the messages, so there is always something under way behind the first of them.
         let mut works: Vec<_> = (0..96)
             .map(|context| match context % 3 {
