@@ -18,8 +18,9 @@ pub struct SoftQueue {
 #[derive(Debug)]
 struct Inner {
     depth: usize,
-    /// Slots reserved or holding a completion.
-    taken: AtomicUsize,
+    /// Slots reserved or holding a completion. Shared with them, and nothing else is: a queue holds slots, so one that slots
+    /// held would never drop while completions wait in it.
+    taken: Arc<AtomicUsize>,
     state: Mutex<State>,
     notify: Notify,
 }
@@ -41,15 +42,16 @@ enum Armed {
 /// Room for one completion, and for one work of an endpoint; both are free again when this drops.
 #[derive(Debug)]
 pub struct Slot {
-    queue: Option<Arc<Inner>>,
+    /// What is taken of the queue that has room for it.
+    taken: Option<Arc<AtomicUsize>>,
     outstanding: Arc<AtomicUsize>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.outstanding.fetch_sub(1, Ordering::Relaxed);
-        if let Some(queue) = &self.queue {
-            queue.taken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(taken) = &self.taken {
+            taken.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -63,7 +65,7 @@ impl Slot {
     pub fn counted(outstanding: &Arc<AtomicUsize>, depth: usize) -> Result<Self, PostError> {
         count(outstanding, depth)?;
         Ok(Self {
-            queue: None,
+            taken: None,
             outstanding: Arc::clone(outstanding),
         })
     }
@@ -85,7 +87,7 @@ impl SoftQueue {
         Self {
             inner: Arc::new(Inner {
                 depth,
-                taken: AtomicUsize::new(0),
+                taken: Arc::default(),
                 state: Mutex::default(),
                 notify: Notify::new(),
             }),
@@ -106,7 +108,7 @@ impl SoftQueue {
         // A slot frees only what has been counted, so it is made between the two.
         let mut slot = Slot::counted(outstanding, depth)?;
         count(&self.inner.taken, self.inner.depth)?;
-        slot.queue = Some(Arc::clone(&self.inner));
+        slot.taken = Some(Arc::clone(&self.inner.taken));
         Ok(slot)
     }
 
@@ -115,8 +117,8 @@ impl SoftQueue {
     /// Never refuses, since the work was accepted long ago.
     pub fn adopt(&self, slot: &mut Slot) {
         self.inner.taken.fetch_add(1, Ordering::Relaxed);
-        if let Some(before) = slot.queue.replace(Arc::clone(&self.inner)) {
-            before.taken.fetch_sub(1, Ordering::Relaxed);
+        if let Some(before) = slot.taken.replace(Arc::clone(&self.inner.taken)) {
+            before.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -198,4 +200,36 @@ fn count(taken: &AtomicUsize, limit: usize) -> Result<(), PostError> {
         })
         .map(|_| ())
         .map_err(|_| PostError::QueueFull)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EndpointId, Opcode, Status};
+
+    #[test]
+    fn a_queue_dropped_with_completions_in_it_frees_them() {
+        let outstanding = Arc::default();
+        let queue = SoftQueue::new(1);
+        let slot = queue.reserve(&outstanding, 1).unwrap();
+        let completion = Completion {
+            context: 0,
+            status: Status::Flushed,
+            opcode: Opcode::Recv,
+            len: 0,
+            immediate: None,
+            invalidated: None,
+            endpoint: EndpointId::unique(),
+            peer: None,
+            local: crate::Segments::default(),
+        };
+        queue.push(completion, slot, Report::Plain);
+        assert_eq!(
+            queue.reserve(&outstanding, 2).err(),
+            Some(PostError::QueueFull)
+        );
+        drop(queue);
+        // Its slot was dropped, and the memory of the work with it.
+        assert_eq!(outstanding.load(Ordering::Relaxed), 0);
+    }
 }
