@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
 
-use roce::cm::{AcceptParams, CmError, CmEvent, ConnectParams, End, IncomingRequest, Peer, Route};
+use roce::cm::{
+    AcceptParams, CmError, CmEvent, ConnectParams, End, Failure, IncomingRequest, Peer, Route,
+};
 use roce::verbs::{Access, Mtu, Path, QpAttr, QpState, QpType, Retries, ack_timeout};
 use roce::wire::cm::{CommId, RejectReason, ServiceId, SidrStatus};
 use roce::wire::{Psn, Qpn};
@@ -38,12 +40,25 @@ pub(crate) struct ChannelShared {
 }
 
 impl ChannelShared {
-    /// Adds an event.
+    /// Adds an event. A request that was given up before the program took it takes both events with it: a program that is
+    /// slower than its peers ask has as many waiting as the connection manager remembers, and no more.
     pub(crate) fn push(&self, event: CmEvent) {
-        self.events
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(event);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let CmEvent::Failed {
+            id,
+            why: Failure::Evicted,
+        } = &event
+        {
+            let unheard = events.iter().position(
+                |other| matches!(other, CmEvent::ConnectRequest { id: asked, .. } if asked == id),
+            );
+            if let Some(at) = unheard {
+                events.remove(at);
+                return;
+            }
+        }
+        events.push_back(event);
+        drop(events);
         self.signal.raise();
     }
 

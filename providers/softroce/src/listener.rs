@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use fabric::provider::{self, PendingConnection};
@@ -31,6 +32,8 @@ pub(crate) struct Hearing {
     adapter: Weak<Adapter>,
     events: EventQueue,
     capabilities: Arc<Capabilities>,
+    /// Requests that the program has not answered.
+    waiting: AtomicUsize,
 }
 
 impl Listener {
@@ -46,6 +49,7 @@ impl Listener {
             adapter: Arc::downgrade(adapter),
             events: events.clone(),
             capabilities: Arc::clone(capabilities),
+            waiting: AtomicUsize::new(0),
         });
         // A request may come before the listener is returned.
         let mut listeners = lock(&adapter.inner.listeners);
@@ -101,6 +105,11 @@ pub(crate) fn hear(inner: &Inner, id: CommId, request: IncomingRequest) {
     ) {
         _ if request.transport != QpType::Rc => Err(RejectReason::InvalidTransport),
         _ if request.path_mtu > link => Err(RejectReason::PathMtu),
+        // Refused while they are few: what the connection manager gives up to make room for newer ones would wait here all
+        // the same, and keep the program busy with peers that are gone.
+        (Some(hearing), _) if hearing.waiting.load(Ordering::Relaxed) >= BACKLOG => {
+            Err(RejectReason::NoResources)
+        }
         (Some(hearing), Some(adapter)) => Ok((hearing, adapter)),
         _ => Err(RejectReason::InvalidServiceId),
     };
@@ -115,8 +124,10 @@ pub(crate) fn hear(inner: &Inner, id: CommId, request: IncomingRequest) {
     let port = request.ip.map_or(0, |ip| ip.source_port);
     let from = SocketAddr::new(request.route.remote, port).to_string();
     let private_data = request.private_data.clone();
+    hearing.waiting.fetch_add(1, Ordering::Relaxed);
     let pending = Pending {
         adapter,
+        hearing: Arc::downgrade(hearing),
         id,
         request,
         answered: false,
@@ -134,6 +145,8 @@ pub(crate) fn hear(inner: &Inner, id: CommId, request: IncomingRequest) {
 /// A request that waits for an answer.
 struct Pending {
     adapter: Arc<Adapter>,
+    /// Not kept alive by its own queue of requests.
+    hearing: Weak<Hearing>,
     id: CommId,
     request: IncomingRequest,
     answered: bool,
@@ -200,8 +213,14 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         self.refuse(&[]);
+        if let Some(hearing) = self.hearing.upgrade() {
+            hearing.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
+
+/// Most requests that wait for the program's answer.
+const BACKLOG: usize = 256;
 
 /// How many ports are tried where any will do.
 const TRIES: usize = 1000;
