@@ -283,3 +283,29 @@ fn what_cannot_be_served_is_said() {
         );
     }
 }
+
+#[test]
+fn a_server_that_may_start_no_more_threads_goes_on() {
+    if !is_root() {
+        eprintln!("skipped: being another user needs root");
+        return;
+    }
+    let provider = "softroce";
+    let scene = Scene::new();
+    fs::create_dir(scene.path("served")).unwrap();
+    scene.write("served/file", b"bytes");
+    for name in ["", "served"] {
+        fs::set_permissions(scene.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = as_nobody(&scene.program_for_everyone());
+    command
+        .args(["--provider", provider, "serve"])
+        .arg(scene.path("served"));
+    let server = Server::start(command);
+    let url = format!("{}/file", server.url());
+    server.limit_threads(Some(1));
+    assert!(!scene.cp(provider, &[&url, "copy"]).status.success());
+    server.limit_threads(None);
+    scene.cp_json(provider, &[&url, "copy"]);
+    assert_eq!(scene.read("copy"), b"bytes");
+}

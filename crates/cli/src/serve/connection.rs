@@ -96,7 +96,7 @@ impl Connection {
         let worker = thread::Builder::new()
             .name("checksums".to_owned())
             .spawn(move || Job::run_all(&work, &replies))
-            .expect("a thread can be started");
+            .map_err(|error| End::Device(Error::io("starting a thread", error)))?;
         let outcome = self.serve_until_end(&jobs);
         for file in self.files.values() {
             if let Err(failure) = file.check() {

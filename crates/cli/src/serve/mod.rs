@@ -166,14 +166,17 @@ impl Server {
                     continue;
                 }
             };
-            clients.fetch_add(1, Ordering::Relaxed);
-            let clients = Arc::clone(&clients);
-            thread::Builder::new()
+            let place = Place::take(&clients);
+            let spawned = thread::Builder::new()
                 .name("client".to_owned())
                 .spawn(move || {
                     serve_client(connection, &from);
-                    clients.fetch_sub(1, Ordering::Relaxed);
-                })?;
+                    drop(place);
+                });
+            // Of threads there may be more another time; the clients that are here are served meanwhile.
+            if let Err(error) = spawned {
+                tracing::warn!("cannot serve a client: {error}");
+            }
         }
     }
 
@@ -220,6 +223,22 @@ fn serve_client(connection: Connection, from: &Address) {
     match connection.serve() {
         Ok(()) => tracing::info!(%from, "gone"),
         Err(end) => tracing::warn!(%from, "connection ended: {end}"),
+    }
+}
+
+/// One of [`MAX_CLIENTS`], free again however its thread ends.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(clients: &Arc<AtomicUsize>) -> Self {
+        clients.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(clients))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
+use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 
 /// The program with a clean environment, to be given arguments.
@@ -283,6 +284,17 @@ impl Server {
     /// Of what is served.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Limits the threads of its user, who is nobody; `None` is as many as that may have at all.
+    pub(crate) fn limit_threads(&self, limit: Option<u64>) {
+        let limit = limit.or(getrlimit(Resource::Nproc).maximum);
+        let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        let status = as_nobody(Path::new("prlimit"))
+            .arg(format!("--pid={}", self.child.id()))
+            .arg(format!("--nproc={limit}:"))
+            .status();
+        assert!(status.expect("prlimit is there").success());
     }
 
     /// Ends it as if by a crash, and waits until it is gone.
