@@ -468,3 +468,14 @@ fn a_report_that_cannot_be_written_does_not_undo_the_copy() {
 
 /// Many blocks, so that a copy whose log nobody reads is held up among them.
 const SMALL_BLOCKS: &[&str] = &["--block-size", "4096", "source", "copy"];
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_made_while_it_is_read_is_refused_and_not_copied_as_nothing() {
+    for provider in providers() {
+        let scene = Scene::new();
+        let output = scene.cp(provider, &["/proc/self/status", "copy"]);
+        assert_fails(&output, 1, "says no size");
+        assert!(scene.names().is_empty());
+    }
+}

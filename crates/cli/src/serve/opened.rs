@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
 
 use fabric::{Access, AccessError, Domain, FileMapping, MemoryRegion, RemoteRegion};
 use rustix::fs::{AtFlags, Dir, fstat, readlinkat, statat};
@@ -38,6 +39,13 @@ impl OpenFile {
                 let mapping = mapping.map_err(|error| other(path, &error))?;
                 // As long as the file was when it was mapped; the client hears that length and no other.
                 metadata.size = mapping.memory().len() as u64;
+                if metadata.size == 0 && is_generated(&file) {
+                    let message = format!(
+                        "{}: the system makes it while it is read, and says no size that could be copied",
+                        roots::shown(path)
+                    );
+                    return Err(Failure::new(FailureKind::Special, message));
+                }
                 mapping.memory().clone()
             }
         };
@@ -134,6 +142,11 @@ impl Drop for OpenFile {
             let _ = region.revoke();
         }
     }
+}
+
+/// Whether a file of no size has bytes all the same, as those of `/proc` have.
+fn is_generated(file: &File) -> bool {
+    file.read_at(&mut [0], 0).is_ok_and(|read| read > 0)
 }
 
 /// The CRC32C of a range of exposed memory, as a snapshot.
