@@ -14,20 +14,23 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
+/// Where the help shows what every command takes, apart from its own options.
+const SHARED: &str = "Options of every command";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Use this provider instead of choosing one [env: RINGMAIL_PROVIDER]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, help_heading = SHARED, value_name = "NAME")]
     pub(crate) provider: Option<String>,
     /// Inject packet faults, such as loss=2%,dup=1%,reorder=3%,corrupt=1%,delay=1ms,seed=1 [env: RINGMAIL_FAULTS]
-    #[arg(long, global = true, value_name = "FAULTS")]
+    #[arg(long, global = true, help_heading = SHARED, value_name = "FAULTS")]
     pub(crate) faults: Option<String>,
     /// Capture packets to this pcapng file [env: RINGMAIL_CAPTURE]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = SHARED, value_name = "FILE")]
     pub(crate) capture: Option<String>,
     /// Set any setting that `ringmail info` lists; may be repeated
-    #[arg(long = "set", global = true, value_name = "NAME=VALUE", value_parser = assignment)]
+    #[arg(long = "set", global = true, help_heading = SHARED, value_name = "NAME=VALUE", value_parser = assignment)]
     pub(crate) settings: Vec<(String, String)>,
 }
 

@@ -43,6 +43,8 @@ struct Report {
     providers: Vec<Provider>,
     /// The device that commands would use, as `provider/device`.
     chosen: Option<String>,
+    /// Why there is none, where no device's verdict says it.
+    problem: Option<String>,
     settings: Vec<SettingRow>,
 }
 
@@ -74,10 +76,10 @@ struct SettingRow {
 
 impl Report {
     fn new(registry: &Registry, config: &Config) -> Self {
-        let (selection, reasons) = match registry.select(&Hints::default(), config) {
-            Ok(selection) => (Some(selection.clone()), selection.reasons),
-            Err(Error::NoProvider(reasons)) => (None, reasons),
-            Err(_) => (None, Vec::new()),
+        let (selection, reasons, problem) = match registry.select(&Hints::default(), config) {
+            Ok(selection) => (Some(selection.clone()), selection.reasons, None),
+            Err(Error::NoProvider(reasons)) => (None, reasons, None),
+            Err(error) => (None, Vec::new(), Some(error.to_string())),
         };
         let verdict = |info: &Info| {
             let of = |verdict: &&fabric::Verdict| {
@@ -123,6 +125,7 @@ impl Report {
                 .collect(),
             chosen: selection
                 .map(|Selection { chosen, .. }| format!("{}/{}", chosen.provider, chosen.device)),
+            problem,
             settings: settings.collect(),
         }
     }
@@ -139,9 +142,10 @@ impl Report {
             }
         }
         writeln!(out)?;
-        match &self.chosen {
-            Some(chosen) => writeln!(out, "commands use {chosen}")?,
-            None => writeln!(out, "commands find no device to use")?,
+        match (&self.chosen, &self.problem) {
+            (Some(chosen), _) => writeln!(out, "commands use {chosen}")?,
+            (None, Some(problem)) => writeln!(out, "commands find no device to use: {problem}")?,
+            (None, None) => writeln!(out, "commands find no device to use")?,
         }
         writeln!(
             out,

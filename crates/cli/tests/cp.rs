@@ -164,7 +164,7 @@ fn what_is_not_there_or_not_allowed_is_said_in_one_line() {
             (["pipe", "copy"], "neither a directory nor a regular file"),
             (
                 ["source", "missing/copy"],
-                "cannot write missing/copy: No such file or directory",
+                "cannot write missing/copy: there is no directory missing",
             ),
             (["source", "missing/"], "missing/ is not a directory"),
             (

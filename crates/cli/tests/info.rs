@@ -48,6 +48,13 @@ fn info_for_humans_says_what_a_device_can_do() {
 }
 
 #[test]
+fn info_says_why_no_device_is_used() {
+    let text = stdout(&run(["info", "--provider", "carrier-pigeon"]));
+    let why = "commands find no device to use: no provider is called carrier-pigeon: there are ";
+    assert!(text.contains(why), "{text}");
+}
+
+#[test]
 fn a_setting_that_does_not_exist_is_named() {
     assert_fails(
         &run(["info", "--set", "softroce.colour=red"]),

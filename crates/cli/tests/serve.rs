@@ -154,7 +154,11 @@ fn a_file_that_the_client_may_not_read_is_copied_from_a_server_that_may() {
                 .unwrap()
         };
         let denied = nobody("file");
-        assert_fails(&denied, 1, "may not read it");
+        assert_fails(
+            &denied,
+            1,
+            "permission denied to the process that serves it",
+        );
         assert_eq!(report(&nobody(server.url()))["bytes"], bytes.len());
         assert_eq!(scene.read("copy"), bytes);
     }

@@ -9,8 +9,13 @@ use crate::{Address, ConfigError, Verdict, Work};
 #[non_exhaustive]
 pub enum Error {
     /// No provider of this name is registered.
-    #[error("no provider is called {0}")]
-    UnknownProvider(String),
+    #[error("no provider is called {name}: there are {known}")]
+    UnknownProvider {
+        /// The name asked for.
+        name: String,
+        /// Those there are, in one line.
+        known: String,
+    },
     /// No provider meets the hints; each verdict says what one lacks.
     #[error("no provider fits: {}", Verdict::list(.0))]
     NoProvider(Vec<Verdict>),
@@ -125,7 +130,7 @@ pub enum PostError {
     #[error("an atomic operation needs one local segment of eight bytes")]
     AtomicLength,
     /// A datagram operation without [`Work::to`], or with a peer that is not in the endpoint's address vector.
-    #[error("no such peer")]
+    #[error("the work names no peer, or one that is not in the endpoint's address vector")]
     NoPeer,
     /// Bytes would be placed in memory that is mapped read-only.
     #[error("local memory is mapped read-only")]

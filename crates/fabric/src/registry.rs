@@ -304,7 +304,13 @@ impl Registry {
         self.providers
             .iter()
             .find(|provider| provider.name() == name)
-            .ok_or_else(|| Error::UnknownProvider(name.to_owned()))
+            .ok_or_else(|| {
+                let names: Vec<_> = self.providers.iter().map(|known| known.name()).collect();
+                Error::UnknownProvider {
+                    name: name.to_owned(),
+                    known: names.join(", "),
+                }
+            })
     }
 }
 
@@ -418,7 +424,8 @@ mod tests {
             .unwrap();
         assert!(matches!(
             registry.select(&Hints::default(), &unknown),
-            Err(Error::UnknownProvider(name)) if name == "carrier-pigeon"
+            Err(Error::UnknownProvider { name, known })
+                if name == "carrier-pigeon" && known == "loopback"
         ));
     }
 

@@ -1,6 +1,7 @@
 //! Addresses as text: `192.0.2.1:7471` of listeners and connections, `192.0.2.1/0x00a1b2/0x01234567` of datagram endpoints.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 use fabric::{Address, Error};
@@ -20,7 +21,10 @@ pub(crate) fn target(address: &Address, own: IpAddr) -> Result<SocketAddr, Error
     let mut found = address
         .as_str()
         .to_socket_addrs()
-        .map_err(|error| bad(address, format!("expected HOST:PORT ({error})")))?;
+        .map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput => bad(address, format!("expected HOST:PORT ({error})")),
+            _ => bad(address, error.to_string()),
+        })?;
     found
         .find(of_family)
         .ok_or_else(|| bad(address, format!("it has no address that {own} reaches")))

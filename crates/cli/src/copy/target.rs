@@ -1,6 +1,7 @@
 //! Where a copy goes: which directory, under which name; and the mark of a directory that is not finished.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -49,7 +50,15 @@ impl Target {
             .file_name()
             .ok_or_else(|| anyhow!("{shown} names no file"))?;
         let parent = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-        let folder = Folder::open(&parent).with_context(|| format!("cannot write {shown}"))?;
+        let folder = Folder::open(&parent).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                anyhow!(
+                    "cannot write {shown}: there is no directory {}",
+                    parent.display()
+                )
+            }
+            _ => anyhow!(error).context(format!("cannot write {shown}")),
+        })?;
         Ok(Self {
             folder,
             name: name.to_owned(),

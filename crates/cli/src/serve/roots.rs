@@ -211,7 +211,7 @@ pub(super) fn failure(path: &[u8], error: Errno) -> Failure {
         ),
         Errno::ACCESS | Errno::PERM => (
             FailureKind::Denied,
-            format!("{path_shown}: the server's user may not read it"),
+            format!("{path_shown}: permission denied to the process that serves it"),
         ),
         Errno::XDEV | Errno::LOOP => return outside(path),
         Errno::NXIO | Errno::NODEV => return special(path),
