@@ -85,7 +85,7 @@ impl Congestion {
         }
     }
 
-    /// A round trip was measured while `acked` bytes were acknowledged.
+    /// A round trip was measured; `acked` bytes were acknowledged since the one before.
     pub(super) fn on_round_trip(&mut self, now: Instant, delay: Duration, acked: u32) {
         self.latest = delay;
         self.fastest = self.fastest.min(delay);
@@ -104,7 +104,7 @@ impl Congestion {
         }
         let target = self.target();
         if delay <= target {
-            let growth = BURST * f64::from(acked) / self.window;
+            let growth = BURST * (f64::from(acked) / self.window).min(1.0);
             self.window = (self.window + growth).min(self.ceiling);
         } else {
             let excess = (delay - target).as_secs_f64() / delay.as_secs_f64();

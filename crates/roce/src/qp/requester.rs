@@ -49,7 +49,12 @@ pub(super) struct Requester {
     retries: u8,
     rnr_retries: u8,
     /// Probes since something came back.
+    probes: u32,
+    /// How often the probe timer was doubled since a round trip was last measured: as long as packets are sent again
+    /// for want of patience no round trip can be measured, so patience must outlast what comes back (Karn's rule).
     backoff: u32,
+    /// Bytes acknowledged since a round trip was last measured.
+    acked_since: u32,
     last_progress: Instant,
     /// A packet whose round trip is being measured.
     timed: Option<(Psn, Instant)>,
@@ -77,7 +82,9 @@ impl Requester {
             not_ready_until: None,
             retries: 0,
             rnr_retries: 0,
+            probes: 0,
             backoff: 0,
+            acked_since: 0,
             last_progress: Instant::ZERO,
             timed: None,
             rewound: None,
@@ -283,7 +290,12 @@ impl Requester {
             return false;
         }
         selective.sent_again(psn, count, self.high);
-        self.timed = None;
+        // What waits for this packet says nothing about the path. Where nothing is known even that is worth keeping.
+        if self.timed.is_some_and(|(timed, _)| psn.since(timed) <= 0)
+            && self.congestion.round_trip().is_some()
+        {
+            self.timed = None;
+        }
         self.retransmitted += 1;
         true
     }
@@ -354,7 +366,7 @@ impl Requester {
             self.congestion
                 .set_budget(u32::from(sack.window) * link.mtu());
         }
-        let reorder = if self.backoff == 0 { REORDER } else { IN_ORDER };
+        let reorder = if self.probes == 0 { REORDER } else { IN_ORDER };
         self.acknowledge(sack.expected);
         self.advance(now, link, host);
         let Some(selective) = &mut self.selective else {
@@ -517,10 +529,13 @@ impl Requester {
             && self.una.since(psn) > 0
         {
             self.timed = None;
-            self.congestion.on_round_trip(now, now - sent, freed);
+            self.backoff = 0;
+            self.congestion
+                .on_round_trip(now, now - sent, self.acked_since);
+            self.acked_since = 0;
         }
         self.last_progress = now;
-        self.backoff = 0;
+        self.probes = 0;
         self.refill_retries(link);
         self.timer = None;
         if self.una != self.high {
@@ -647,19 +662,20 @@ impl Requester {
         // First ask with the newest packet: the answer tells what is missing. Then send everything again.
         let newest = self.high - 1;
         let answered = &self.answered;
-        if self.backoff == 0 && newest != self.una && !answered.contains(newest) {
+        if self.probes == 0 && newest != self.una && !answered.contains(newest) {
             selective.give_up(newest);
         } else {
             selective.give_up_all(self.una, self.high, |psn| answered.contains(psn));
             self.congestion.on_timeout(now);
         }
-        self.backoff += 1;
+        self.probes += 1;
+        self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
         self.arm(now, link);
     }
 
     fn arm(&mut self, now: Instant, link: &Link) {
         let patience = if self.selective.is_some() {
-            let probe = self.congestion.probe_timeout() * (1 << self.backoff.min(MAX_BACKOFF));
+            let probe = self.congestion.probe_timeout() * (1 << self.backoff);
             Some(link.timeout.map_or(probe, |timeout| probe.min(timeout)))
         } else {
             link.timeout

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringmail_roce::sim::Config;
+use ringmail_roce::sim::{Config, Faults};
 use ringmail_roce::verbs::{Operation, QpState, Retries, Status};
 use ringmail_roce::wire::{NakCode, Opcode, Operation as Packet, Syndrome};
 
@@ -155,6 +155,40 @@ fn selective_repeat_sends_only_what_is_missing() {
     assert_eq!(sent(&world), [(1, Status::Success)]);
     assert_eq!(memory(&world, 1, 0, 20_000), source(20_000));
     assert_eq!(packets(&world, 0).len(), 20 + 1);
+}
+
+#[test]
+fn a_long_path_is_learned_and_nothing_is_sent_again_on_it() {
+    // The first guess at the round trip was too short for any path of more than a few milliseconds, and as everything was sent
+    // again before its answer could come, no better one was ever made.
+    for operation in [Operation::Write(at(0)), Operation::Read(at(0))] {
+        let delay = Duration::from_millis(20);
+        let config = Config {
+            extensions: true,
+            timeout: Some(Duration::from_secs(1)),
+            ..Config::default()
+        };
+        let mut world = world_with(
+            config,
+            Faults {
+                delay,
+                ..Faults::none()
+            },
+        );
+        let mut again = Vec::new();
+        for id in 0..20 {
+            post(&mut world, work(id, operation, 60_000));
+            run(&mut world);
+            again.push(world.nodes[0].qp.counters().retransmitted);
+        }
+        assert_eq!(sent(&world).len(), 20);
+        assert_eq!(
+            again[5], again[19],
+            "{operation:?}: still learning: {again:?}"
+        );
+        let round_trip = world.nodes[0].qp.round_trip().expect("measured");
+        assert!(round_trip < 3 * delay, "{operation:?}: {round_trip:?}");
+    }
 }
 
 #[test]

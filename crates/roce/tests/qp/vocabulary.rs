@@ -15,7 +15,11 @@ pub(crate) const EXPOSED: u64 = 64 << 10;
 pub(crate) const LOCAL: u64 = EXPOSED;
 
 pub(crate) fn world(config: Config) -> World {
-    let mut world = World::new(&config, Faults::none(), 1, 256 << 10);
+    world_with(config, Faults::none())
+}
+
+pub(crate) fn world_with(config: Config, faults: Faults) -> World {
+    let mut world = World::new(&config, faults, 1, 256 << 10);
     for node in &mut world.nodes {
         let access = Access::REMOTE_WRITE | Access::REMOTE_READ | Access::REMOTE_ATOMIC;
         node.machine.regions.insert(
