@@ -102,20 +102,21 @@ impl Congestion {
         if !self.delay_based {
             return;
         }
-        let target = self.target();
-        if delay <= target {
-            let growth = BURST * (f64::from(acked) / self.window).min(1.0);
-            self.window = (self.window + growth).min(self.ceiling);
-        } else {
-            let excess = (delay - target).as_secs_f64() / delay.as_secs_f64();
-            self.shrink(now, 0.8 * excess);
+        match self.excess() {
+            Some(excess) => self.shrink(now, excess),
+            None => {
+                let growth = BURST * (f64::from(acked) / self.window).min(1.0);
+                self.window = (self.window + growth).min(self.ceiling);
+            }
         }
     }
 
     /// Something was lost. Only a loss that comes with delay is congestion.
     pub(super) fn on_loss(&mut self, now: Instant) {
-        if self.delay_based && self.latest > self.target() {
-            self.shrink(now, 0.5);
+        if self.delay_based
+            && let Some(excess) = self.excess()
+        {
+            self.shrink(now, excess);
         }
     }
 
@@ -124,11 +125,17 @@ impl Congestion {
         self.shrink(now, 0.5);
     }
 
-    /// Nothing came back for a whole timeout.
+    /// Nothing came back for a whole timeout, nor in answer to what was sent again then.
     pub(super) fn on_timeout(&mut self, now: Instant) {
         if self.delay_based {
             self.shrink(now, 0.5);
         }
+    }
+
+    /// By what share the newest round trip asks the window to shrink; `None` while it is within the target.
+    fn excess(&self) -> Option<f64> {
+        let over = self.latest.checked_sub(self.target())?;
+        Some(0.8 * over.as_secs_f64() / self.latest.as_secs_f64())
     }
 
     fn target(&self) -> Duration {

@@ -666,7 +666,10 @@ impl Requester {
             selective.give_up(newest);
         } else {
             selective.give_up_all(self.una, self.high, |psn| answered.contains(psn));
-            self.congestion.on_timeout(now);
+            // One silence may be a lost packet; a second in a row is a peer or a path that cannot cope.
+            if self.probes > 0 {
+                self.congestion.on_timeout(now);
+            }
         }
         self.probes += 1;
         self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
