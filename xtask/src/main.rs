@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod fuzz;
 mod need;
 mod runner;
@@ -29,6 +30,8 @@ enum Task {
     Test(suite::Selection),
     /// Run what every change must pass: all suites.
     Ci,
+    /// Run the benchmarks, raw probes of the machine beside them.
+    Bench(bench::Arguments),
     /// Fuzz the protocol engine.
     Fuzz(fuzz::Arguments),
     /// Boot the tests' Linux kernel and run a command in it.
@@ -46,6 +49,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test(selection) => suite::run(&selection),
         Task::Ci => suite::run(&suite::Selection::default()),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Vm(arguments) => vm::run(&arguments),
     }
