@@ -14,16 +14,18 @@ fn requests_that_nobody_answers_are_limited_and_room_is_made_by_answering() {
     let (passive, active) = (open(), open());
     let listener = passive.listen(Address::ANY).unwrap();
     let cq = active.completion_queue(16).unwrap();
-    let ask = || {
+    let ask = |private_data: &[u8]| {
         let endpoint = active.endpoint(EndpointKind::Msg, &cq).open().unwrap();
-        endpoint.start_connect(&listener.address(), b"").unwrap();
+        endpoint
+            .start_connect(&listener.address(), private_data)
+            .unwrap();
         endpoint
     };
     // Without a limit none of them would ever be refused.
     let mut asking = Vec::new();
     let give_up = Instant::now() + SOON;
     let refused = loop {
-        asking.push(ask());
+        asking.push(ask(b"early"));
         let refused = asking.iter().any(|endpoint| {
             matches!(
                 endpoint.wait_connected(Duration::ZERO),
@@ -38,9 +40,14 @@ fn requests_that_nobody_answers_are_limited_and_room_is_made_by_answering() {
     while let Ok(request) = listener.next(Duration::ZERO) {
         drop(request);
     }
-    // There is room again.
-    let late = ask();
-    let request = listener.next(SOON).expect("the request is heard");
+    // There is room again. Early requests may still be on their way.
+    let late = ask(b"late");
+    let request = loop {
+        let request = listener.next(SOON).expect("the request is heard");
+        if request.private_data().starts_with(b"late") {
+            break request;
+        }
+    };
     let inbound_cq = passive.completion_queue(16).unwrap();
     let inbound = passive
         .endpoint(EndpointKind::Msg, &inbound_cq)

@@ -288,7 +288,7 @@ impl Server {
 
     /// Limits the threads of its user, who is nobody; `None` is as many as that may have at all.
     pub(crate) fn limit_threads(&self, limit: Option<u64>) {
-        let limit = limit.or(getrlimit(Resource::Nproc).maximum);
+        let limit = limit.or_else(|| getrlimit(Resource::Nproc).maximum);
         let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
         let status = as_nobody(Path::new("prlimit"))
             .arg(format!("--pid={}", self.child.id()))
