@@ -28,6 +28,7 @@ mod helper;
 mod host;
 mod lock;
 mod mr;
+mod nic;
 mod peers;
 mod qp;
 mod recv_queue;
