@@ -163,6 +163,9 @@ impl Core {
     pub(crate) fn send(&mut self, now: Instant) -> bool {
         let nic = &mut self.nic;
         nic.posted = 0;
+        if nic.active.is_empty() && nic.burst.is_empty() && !nic.gsi.has_work() {
+            return false;
+        }
         if nic.retry_at.is_some_and(|at| now < at) {
             return false;
         }
@@ -207,6 +210,7 @@ impl Core {
                 }
             }
         }
+        nic.end_hearing(now);
         arrivals > 0
     }
 
@@ -218,6 +222,7 @@ impl Core {
             && injector.next_release().is_some_and(|at| at <= now)
         {
             injector.release(now, &mut |packet| nic.handle(now, packet));
+            nic.end_hearing(now);
             any = true;
         }
         any |= nic.gsi.handle_timeout(now);

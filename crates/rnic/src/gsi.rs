@@ -100,7 +100,15 @@ impl Gsi {
     }
 
     /// Sends what is to be sent, as far as there is room.
+    #[inline]
     pub(crate) fn fill(&mut self, burst: &mut Burst) {
+        if !self.outbox.is_empty() {
+            self.empty_outbox(burst);
+        }
+    }
+
+    #[cold]
+    fn empty_outbox(&mut self, burst: &mut Burst) {
         while burst.has_room() {
             let Some((to, mad)) = self.outbox.pop_front() else {
                 return;

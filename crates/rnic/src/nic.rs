@@ -16,7 +16,7 @@ use roce::time::Instant;
 use roce::verbs::{Completion, Mtu, QpAttr, QpState, QpType, SendWork, Status};
 use roce::wire::cm::CommId;
 use roce::wire::extension::{self, Offer};
-use roce::wire::icrc::{IdBasis, Path as IcrcPath, Verdict};
+use roce::wire::icrc::{Icrc, IdBasis, Path as IcrcPath, RecentStarts, Starts, Verdict};
 use roce::wire::{Bth, Guid, Headers, ICRC_LEN, Qpn, ROCE_PORT};
 
 use crate::capture::{Direction, Writer};
@@ -47,7 +47,7 @@ pub(crate) struct Nic {
     pub(crate) posted: usize,
     pub(crate) capture: Option<Writer>,
     scratch: Vec<u8>,
-    paths: [Option<(SocketAddr, IcrcPath)>; PATHS],
+    paths: [Option<Origin>; PATHS],
     basis: IdBasis,
     budget: Budget,
     pub(crate) counters: Counters,
@@ -56,6 +56,22 @@ pub(crate) struct Nic {
     pub(crate) peers: Peers,
     /// What the engine that is being called reports.
     completions: Vec<Reported>,
+    /// Whose packets are being handled.
+    hearing: Option<Hearing>,
+}
+
+/// A queue pair to which packets came, the consequences of which are still to be drawn: once for all that follow each other.
+#[derive(Clone, Copy)]
+struct Hearing {
+    qpn: Qpn,
+    slot: usize,
+    source: SocketAddr,
+}
+
+/// What is the same for packets of one origin.
+struct Origin {
+    source: SocketAddr,
+    starts: RecentStarts,
 }
 
 /// A queue pair in the core.
@@ -130,7 +146,7 @@ impl Nic {
             posted: 0,
             capture,
             scratch: Vec::with_capacity(8192),
-            paths: [None; PATHS],
+            paths: [const { None }; PATHS],
             basis: IdBasis::new(),
             budget: Budget {
                 bytes,
@@ -139,7 +155,8 @@ impl Nic {
                 heard_before: 0,
             },
             counters: Counters::default(),
-            completions: Vec::with_capacity(256),
+            completions: Vec::with_capacity(1024),
+            hearing: None,
             events,
         }
     }
@@ -328,12 +345,20 @@ impl Nic {
             self.counters.malformed += 1;
             return;
         };
-        let Some(&slot) = self.by_qpn.get(&headers.bth.dest_qp.value()) else {
-            let is_gsi = headers.bth.dest_qp == Qpn::GSI;
-            if !is_gsi || !self.gsi.handle(now, packet.source.ip(), &headers, payload) {
-                self.counters.unknown_qp += 1;
+        let qpn = headers.bth.dest_qp;
+        let slot = match self.hearing {
+            Some(hearing) if hearing.qpn == qpn && hearing.source == packet.source => hearing.slot,
+            _ => {
+                self.end_hearing(now);
+                let Some(&slot) = self.by_qpn.get(&qpn.value()) else {
+                    let is_gsi = qpn == Qpn::GSI;
+                    if !is_gsi || !self.gsi.handle(now, packet.source.ip(), &headers, payload) {
+                        self.counters.unknown_qp += 1;
+                    }
+                    return;
+                };
+                slot
             }
-            return;
         };
         let arrival = Arrival {
             source: packet.source.ip(),
@@ -344,18 +369,31 @@ impl Nic {
         };
         // A software peer's datagrams carry the number of a segment. Believing it any other Identification would let
         // one damaged packet in 65,536 pass for a good one.
-        if self.entry(slot).is_extended && identification > MOST_SEGMENTS {
+        if identification > MOST_SEGMENTS && self.entry(slot).is_extended {
             self.counters.bad_icrc += 1;
             return;
         }
         let (engine, mut host, _) = self.parts(slot);
         engine.handle_packet(now, &arrival, &headers, payload, &mut host);
+        self.hearing = Some(Hearing {
+            qpn,
+            slot,
+            source: packet.source,
+        });
+    }
+
+    /// Draws the consequences of the packets that came to one queue pair. To be called when the last of a batch was handled.
+    #[inline]
+    pub(crate) fn end_hearing(&mut self, now: Instant) {
+        let Some(Hearing { slot, source, .. }) = self.hearing.take() else {
+            return;
+        };
         self.count_heard(now, slot);
         self.activate(slot);
         self.touch(slot);
         let entry = self.entry(slot);
         if entry.awaits.is_some() || !entry.is_settled {
-            self.get_acquainted(now, slot, packet.source);
+            self.get_acquainted(now, slot, source);
         }
     }
 
@@ -463,34 +501,41 @@ impl Nic {
     /// one that the datagram had is not visible: its position in a coalesced run is the best guess, and over IPv4 any
     /// other that explains the checksum is accepted.
     fn identification(&mut self, packet: Packet<'_>) -> Option<u16> {
+        let len = packet.bytes.len();
         let (covered, &received) = packet.bytes.split_last_chunk::<ICRC_LEN>()?;
         let (bth, behind) = covered.split_at_checked(Bth::LEN)?;
-        let path = self.path_from(packet.source)?;
-        let computed = path
-            .start(packet.bytes.len(), packet.index)
-            .headers(bth)
-            .payload(behind);
+        let starts = self.starts_from(packet.source, len)?;
+        let start = starts.at(packet.index);
+        let computed = if covered.len() <= Icrc::SMALL {
+            start.small_packet(covered)
+        } else {
+            start.headers(bth).payload(behind)
+        };
+        let is_ipv4 = self.ip.is_ipv4();
         if computed.finish() == received {
-            return Some(if path.is_ipv4() { packet.index } else { 0 });
+            return Some(if is_ipv4 { packet.index } else { 0 });
         }
-        if !path.is_ipv4() {
+        if !is_ipv4 {
             return None;
         }
-        match self.basis.explain(computed, received, packet.bytes.len()) {
+        match self.basis.explain(computed, received, len) {
             Verdict::Identified(difference) => Some(packet.index ^ difference),
             _ => None,
         }
     }
 
+    /// What the checksums of packets of `len` bytes from `source` start with.
     #[inline]
-    fn path_from(&mut self, source: SocketAddr) -> Option<IcrcPath> {
-        let at = usize::from(source.port()) % PATHS;
-        match &self.paths[at] {
-            Some((cached, path)) if *cached == source => Some(*path),
+    fn starts_from(&mut self, source: SocketAddr, len: usize) -> Option<Starts> {
+        let known = &mut self.paths[usize::from(source.port()) % PATHS];
+        match known {
+            Some(origin) if origin.source == source => Some(origin.starts.of(len)),
             _ => {
                 let path = IcrcPath::new(source, SocketAddr::new(self.ip, ROCE_PORT)).ok()?;
-                self.paths[at] = Some((source, path));
-                Some(path)
+                let mut starts = RecentStarts::new(path);
+                let start = starts.of(len);
+                *known = Some(Origin { source, starts });
+                Some(start)
             }
         }
     }

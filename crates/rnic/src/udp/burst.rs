@@ -12,7 +12,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mem::{AccessError, Memory};
-use roce::wire::icrc::{self, Icrc};
+use roce::wire::icrc::{self, Icrc, RecentStarts, Starts};
 use roce::wire::{ICRC_LEN, MAX_HEADERS, ROCE_PORT};
 use socket2::SockAddr;
 
@@ -82,6 +82,8 @@ pub(crate) struct Group {
     to: Destination,
     address: SockAddr,
     path: icrc::Path,
+    /// What the checksums of packets of `segment` bytes start with.
+    starts: Starts,
     first_piece: usize,
     end_piece: usize,
     segment: usize,
@@ -112,6 +114,14 @@ impl Group {
     }
 }
 
+/// What is the same for all packets to one address.
+#[derive(Debug)]
+struct Way {
+    ip: IpAddr,
+    address: SockAddr,
+    starts: RecentStarts,
+}
+
 /// Packets waiting for one send call.
 #[derive(Debug)]
 pub(crate) struct Burst {
@@ -122,6 +132,8 @@ pub(crate) struct Burst {
     used: usize,
     pieces: Vec<Piece>,
     groups: Vec<Group>,
+    /// The way of the latest group.
+    way: Option<Way>,
     sent: usize,
     bytes: usize,
     packets: usize,
@@ -150,6 +162,7 @@ impl Burst {
             used: 0,
             pieces: Vec::with_capacity(MAX_PIECES),
             groups: Vec::with_capacity(MAX_GROUPS),
+            way: None,
             sent: 0,
             bytes: 0,
             packets: 0,
@@ -209,30 +222,93 @@ impl Burst {
         payload: Source<'_>,
     ) -> Result<(), AccessError> {
         debug_assert!(self.has_room());
-        let payload_len = payload.len();
-        let pad = payload_len.wrapping_neg() & 3;
-        let len = headers.len() + payload_len + pad + ICRC_LEN;
+        let len = headers.len() + payload.len().next_multiple_of(4) + ICRC_LEN;
         let undo = self.checkpoint();
         let index = self.join(to, len);
-        let group = self.groups.last().expect("join leaves one");
-        let icrc = group.path.start(len, index as u16).headers(headers);
-        self.append(headers);
-        match self.add_payload(icrc, payload, payload_len) {
-            Ok(icrc) => {
-                let mut tail = [0; 3 + ICRC_LEN];
-                let icrc = icrc.payload(&tail[..pad]);
-                tail[pad..pad + ICRC_LEN].copy_from_slice(&icrc.finish());
-                self.append(&tail[..pad + ICRC_LEN]);
-                self.groups.last_mut().expect("join leaves one").end_piece = self.pieces.len();
-                self.bytes += len;
-                self.packets += 1;
-                Ok(())
-            }
-            Err(error) => {
-                self.roll_back(undo);
-                Err(error)
-            }
+        let added = if len <= Icrc::SMALL + ICRC_LEN {
+            self.add_small(index, headers, payload, len)
+        } else {
+            self.add_large(index, headers, payload, len)
+        };
+        if let Err(error) = added {
+            self.roll_back(undo);
+            return Err(error);
         }
+        self.groups.last_mut().expect("join leaves one").end_piece = self.pieces.len();
+        self.bytes += len;
+        self.packets += 1;
+        Ok(())
+    }
+
+    /// Adds packet `index` of the last group, of `len` bytes: laid out in the arena, then checksummed in one step.
+    fn add_small(
+        &mut self,
+        index: usize,
+        headers: &[u8],
+        payload: Source<'_>,
+        len: usize,
+    ) -> Result<(), AccessError> {
+        let icrc = self.start(index, len);
+        let at = self.used;
+        self.extend(len);
+        let packet = &mut self.arena[at..at + len];
+        let (covered, end) = packet.split_at_mut(len - ICRC_LEN);
+        let (front, behind) = covered.split_at_mut(headers.len());
+        front.copy_from_slice(headers);
+        let payload_len = match payload {
+            Source::Bytes(bytes) => {
+                behind[..bytes.len()].copy_from_slice(bytes);
+                bytes.len()
+            }
+            Source::Changing(span) => {
+                span.memory.copy_out(span.offset, &mut behind[..span.len])?;
+                span.len
+            }
+            Source::Stable(spans) => {
+                let mut filled = 0;
+                for span in spans {
+                    let part = &mut behind[filled..filled + span.len];
+                    span.memory.copy_out(span.offset, part)?;
+                    filled += span.len;
+                }
+                filled
+            }
+        };
+        behind[payload_len..].fill(0);
+        end.copy_from_slice(&icrc.small_packet(covered).finish());
+        Ok(())
+    }
+
+    /// The same for a packet of any length: what is large stays where it is.
+    fn add_large(
+        &mut self,
+        index: usize,
+        headers: &[u8],
+        payload: Source<'_>,
+        len: usize,
+    ) -> Result<(), AccessError> {
+        let payload_len = payload.len();
+        let pad = payload_len.wrapping_neg() & 3;
+        let icrc = self.start(index, len).headers(headers);
+        self.append(headers);
+        let icrc = self.add_payload(icrc, payload, payload_len)?;
+        let mut tail = [0; 3 + ICRC_LEN];
+        let icrc = icrc.payload(&tail[..pad]);
+        tail[pad..pad + ICRC_LEN].copy_from_slice(&icrc.finish());
+        self.append(&tail[..pad + ICRC_LEN]);
+        Ok(())
+    }
+
+    /// What the checksum of packet `index` of the last group starts with.
+    #[inline]
+    fn start(&mut self, index: usize, len: usize) -> Icrc {
+        let group = self.groups.last().expect("join leaves one");
+        let starts = if len == group.segment {
+            group.starts
+        } else {
+            self.way(group.to.ip).starts.of(len)
+        };
+        starts.at(index as u16)
     }
 
     /// Forgets everything.
@@ -380,11 +456,13 @@ impl Burst {
             last.bytes += len;
             return last.count - 1;
         }
-        let address = with_port(to.ip, self.scope, ROCE_PORT);
+        let way = self.way(to.ip);
+        let (address, path, starts) = (way.address.clone(), *way.starts.path(), way.starts.of(len));
         self.groups.push(Group {
             to,
-            address: SockAddr::from(address),
-            path: icrc::Path::new(self.source, address).expect("`push` demands one address family"),
+            address,
+            starts,
+            path,
             first_piece: self.pieces.len(),
             end_piece: self.pieces.len(),
             segment: len,
@@ -393,6 +471,22 @@ impl Burst {
             closed: false,
         });
         0
+    }
+
+    /// The way to `ip`: the one of the last time, most often.
+    #[inline]
+    fn way(&mut self, ip: IpAddr) -> &mut Way {
+        if self.way.as_ref().is_none_or(|way| way.ip != ip) {
+            let address = with_port(ip, self.scope, ROCE_PORT);
+            let path =
+                icrc::Path::new(self.source, address).expect("`push` demands one address family");
+            self.way = Some(Way {
+                ip,
+                address: SockAddr::from(address),
+                starts: RecentStarts::new(path),
+            });
+        }
+        self.way.as_mut().expect("just made")
     }
 
     fn checkpoint(&self) -> Checkpoint {
