@@ -98,14 +98,16 @@ impl Domain {
     /// Exposes memory to peers: fresh ([`Memory::allocate`]), a buffer's ([`Buf::into_memory`]) or a file's
     /// ([`mem::FileMapping`]). With [`Access::LOCAL`] it is only usable for local work.
     ///
+    /// Memory that has no other handle may move: its address is settled when this returns.
+    ///
     /// # Errors
     /// [`Error::ReadOnly`] if peers shall write to read-only memory, or what the device answers.
-    pub fn register(&self, memory: Memory, access: Access) -> Result<MemoryRegion, Error> {
+    pub fn register(&self, mut memory: Memory, access: Access) -> Result<MemoryRegion, Error> {
         let writes = Access::REMOTE_WRITE | Access::REMOTE_ATOMIC;
         if access.intersects(writes) && !memory.is_writable() {
             return Err(Error::ReadOnly);
         }
-        let registration = self.inner.register(&memory, access)?;
+        let registration = self.inner.register(&mut memory, access)?;
         let keeps_alive = Arc::clone(&self.inner);
         Ok(MemoryRegion::new(
             registration,

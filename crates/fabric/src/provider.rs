@@ -68,9 +68,13 @@ pub trait Domain: Any + Send + Sync {
 
     /// Makes memory reachable for peers. `access` has been checked against the memory's being writable.
     ///
+    /// Memory that has no handle but this one may be moved to another address, so that peers can map it
+    /// ([`Memory::share`]). [`crate::MemoryRegion`] takes it back after [`Registration::deregister`].
+    ///
     /// # Errors
     /// What the device answers.
-    fn register(&self, memory: &Memory, access: Access) -> Result<Box<dyn Registration>, Error>;
+    fn register(&self, memory: &mut Memory, access: Access)
+    -> Result<Box<dyn Registration>, Error>;
 
     /// Makes private memory reachable for the device, if [`crate::Capabilities::registers_private_memory`] says that it
     /// must be. The memory is touched only while it is part of a work in flight.
@@ -78,7 +82,7 @@ pub trait Domain: Any + Send + Sync {
     /// # Errors
     /// What the device answers.
     fn register_private(&self, memory: &Memory) -> Result<Box<dyn Registration>, Error> {
-        self.register(memory, Access::LOCAL)
+        self.register(&mut memory.clone(), Access::LOCAL)
     }
 
     /// A queue for `depth` completions.
@@ -123,6 +127,10 @@ pub trait Registration: Send + Sync {
     fn local_key(&self) -> u64;
 
     /// Ends it; see sentence three. Called once.
+    ///
+    /// Memory that peers have mapped stays so; that no peer reaches it any more is seen to by the caller, who alone
+    /// knows whether its content is still wanted ([`Memory::unshare`]). Until then the provider has called
+    /// [`Memory::withdraw`], and told the peers of other registrations of the same memory to map it no longer.
     fn deregister(&self);
 }
 

@@ -80,14 +80,16 @@ impl Buf {
     }
 }
 
-/// The last handle to an allocation of our own becomes private again; any other is given back.
+/// The last handle to an allocation of our own becomes private again (and is taken back from processes that had it
+/// mapped); any other is given back.
 impl TryFrom<Memory> for Buf {
     type Error = Memory;
 
     fn try_from(mut memory: Memory) -> Result<Self, Memory> {
-        if !memory.is_private() {
+        if !memory.is_own() {
             return Err(memory);
         }
+        memory.unshare();
         let len = memory.len();
         Ok(Self { memory, len })
     }

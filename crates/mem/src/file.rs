@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::Memory;
 use crate::guard::Guard;
@@ -15,7 +16,7 @@ use crate::memory::{Allocation, Kind};
 /// The mapping is as long as the file was when mapped, and lives as long as any clone of its [`Memory`].
 #[derive(Debug)]
 pub struct FileMapping {
-    file: File,
+    file: Arc<File>,
     memory: Memory,
 }
 
@@ -48,6 +49,7 @@ impl FileMapping {
     /// What `mmap` answers; `InvalidInput` if it is no regular file.
     pub fn map_read(file: File) -> io::Result<Self> {
         let len = regular_len(&file)?;
+        let file = Arc::new(file);
         let memory = map(&file, len, false)?;
         Ok(Self { file, memory })
     }
@@ -62,6 +64,7 @@ impl FileMapping {
             file.set_len(len)?;
         }
         allocate(&file, len)?;
+        let file = Arc::new(file);
         let memory = map(&file, len, true)?;
         Ok(Self { file, memory })
     }
@@ -118,11 +121,17 @@ fn too_long() -> io::Error {
     )
 }
 
-fn map(file: &File, len: u64, writable: bool) -> io::Result<Memory> {
-    let len = usize::try_from(len)
+/// A length that fits into the address space.
+pub(crate) fn mappable(len: u64) -> io::Result<usize> {
+    usize::try_from(len)
         .ok()
         .filter(|&len| isize::try_from(len).is_ok())
-        .ok_or_else(too_long)?;
+        .ok_or_else(too_long)
+}
+
+/// Maps the first `len` bytes of a regular file under a guard. Memory that is only read keeps the file open.
+pub(crate) fn map(file: &Arc<File>, len: u64, writable: bool) -> io::Result<Memory> {
+    let len = mappable(len)?;
     if len == 0 {
         return Ok(Memory::allocate(0));
     }
@@ -152,7 +161,7 @@ fn map(file: &File, len: u64, writable: bool) -> io::Result<Memory> {
     Ok(Memory::of(Allocation {
         base,
         len: guard.mapped(),
-        kind: Kind::File(guard),
+        kind: Kind::File(guard, (!writable).then(|| Arc::clone(file))),
         writable,
     }))
 }

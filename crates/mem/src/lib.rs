@@ -27,6 +27,12 @@
 //! A [`FileMapping`] is guarded: if the file is truncated under it, the access answers [`AccessError::Fault`] instead of
 //! ending the process (module `guard`). System calls given its [`Memory::iovec`] answer `EFAULT`.
 //!
+//! # Other processes
+//!
+//! [`Memory::share`] moves memory into a file that other processes can map ([`Memory::map`]) and that they cannot resize;
+//! [`Memory::unshare`] takes it back from them at any time (module `shared`). What they do with it is access like any
+//! other: whoever is given the descriptor is trusted to follow the invariant, or harms only the values of the bytes.
+//!
 //! What this does not do: registration, keys, access rights. Those belong to the device.
 
 mod buf;
@@ -36,8 +42,16 @@ mod file;
 #[cfg(unix)]
 mod guard;
 mod memory;
+#[cfg(target_os = "linux")]
+mod resident;
+#[cfg(target_os = "linux")]
+mod shared;
+#[cfg(not(target_os = "linux"))]
+mod unshared;
 
 pub use buf::Buf;
 #[cfg(unix)]
 pub use file::FileMapping;
 pub use memory::{AccessError, Memory};
+#[cfg(target_os = "linux")]
+pub use shared::{Backing, MapError, ShareError};

@@ -6,7 +6,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::copy::{self, Span};
 
@@ -108,7 +108,7 @@ impl Memory {
     pub fn is_faulted(&self) -> bool {
         match &self.allocation.kind {
             #[cfg(unix)]
-            Kind::File(guard) => guard.is_poisoned(),
+            Kind::File(guard, _) => guard.is_poisoned(),
             _ => false,
         }
     }
@@ -163,10 +163,12 @@ impl Memory {
         self.check_fault()
     }
 
-    /// Copies `len` bytes from `source` (which may be exposed too) through a private buffer; the last become visible last.
+    /// Copies `len` bytes from `source` (which may be exposed too); the last become visible last. Where both are ranges of
+    /// one memory that overlap, what is written is unspecified.
     ///
     /// # Errors
     /// [`AccessError`] of either side; after `Fault` a part may have been written.
+    #[inline]
     pub fn copy_from(
         &self,
         offset: usize,
@@ -174,17 +176,12 @@ impl Memory {
         source_offset: usize,
         len: usize,
     ) -> Result<(), AccessError> {
-        self.writable_span(offset, len)?;
-        source.span(source_offset, len)?;
-        let mut block = [0; CRC_BLOCK];
-        let mut done = 0;
-        while done < len {
-            let block = &mut block[..CRC_BLOCK.min(len - done)];
-            source.copy_out(source_offset + done, block)?;
-            self.copy_in(offset + done, block)?;
-            done += block.len();
-        }
-        Ok(())
+        let to = self.writable_span(offset, len)?;
+        let from = source.span(source_offset, len)?;
+        // SAFETY: both spans lie within allocations that live as long as the handles; `to` is writable.
+        unsafe { copy::transfer(to, from) };
+        source.check_fault()?;
+        self.check_fault()
     }
 
     /// Loads the aligned word at `offset`; what was published before it is visible afterwards.
@@ -291,39 +288,60 @@ impl Memory {
     pub fn populate(&self, offset: usize, len: usize) -> Result<(), AccessError> {
         let span = self.writable_span(offset, len)?;
         #[cfg(all(target_os = "linux", not(miri)))]
-        {
-            // The kernel wants a start at a page; all of that page is mapped, since a byte of it is ours.
-            let before = span.ptr.addr() & (PAGE - 1);
-            // SAFETY: populating changes no byte. A file too short is answered by an error, not by a signal.
-            unsafe {
-                libc::madvise(
-                    span.ptr.wrapping_sub(before).cast(),
-                    span.len + before,
-                    libc::MADV_POPULATE_WRITE,
-                );
-            }
-        }
+        advise(span, libc::MADV_POPULATE_WRITE);
         #[cfg(not(all(target_os = "linux", not(miri))))]
         let _ = span;
         Ok(())
     }
 
-    /// Whether this is the only handle. If so, and if it owns writable bytes, it may become a [`Buf`](crate::Buf).
-    pub(crate) fn is_private(&mut self) -> bool {
-        let own = !matches!(self.allocation.kind, Kind::Foreign) && !self.is_guarded();
-        own && Arc::get_mut(&mut self.allocation).is_some()
+    /// As [`Memory::populate`], for pages that will be read: of a file or of another process.
+    ///
+    /// # Errors
+    /// [`AccessError::OutOfBounds`].
+    pub fn populate_read(&self, offset: usize, len: usize) -> Result<(), AccessError> {
+        let span = self.span(offset, len)?;
+        #[cfg(all(target_os = "linux", not(miri)))]
+        advise(span, libc::MADV_POPULATE_READ);
+        #[cfg(not(all(target_os = "linux", not(miri))))]
+        let _ = span;
+        Ok(())
+    }
+
+    /// Whether this is the only handle, to bytes of our own. If so it may become a [`Buf`](crate::Buf), once no other process
+    /// reaches them.
+    pub(crate) fn is_own(&mut self) -> bool {
+        // There are no weak handles, so the only handle stays the only one while it is borrowed exclusively.
+        if Arc::strong_count(&self.allocation) != 1 {
+            return false;
+        }
+        // Acquire: pairs with the release decrement of the handle dropped last; what was written by it is visible.
+        fence(Ordering::Acquire);
+        match &self.allocation.kind {
+            Kind::Heap(_) => true,
+            #[cfg(unix)]
+            Kind::Anonymous(_) => true,
+            #[cfg(unix)]
+            Kind::File(..) => false,
+            #[cfg(target_os = "linux")]
+            Kind::Shared(_) => true,
+            #[cfg(target_os = "linux")]
+            Kind::Peer(_) => false,
+            Kind::Foreign => false,
+        }
+    }
+
+    /// The allocation, if this is the only handle.
+    pub(crate) fn exclusive(&mut self) -> Option<&mut Allocation> {
+        Arc::get_mut(&mut self.allocation)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn allocation(&self) -> &Allocation {
+        &self.allocation
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.allocation.base
-    }
-
-    fn is_guarded(&self) -> bool {
-        match &self.allocation.kind {
-            #[cfg(unix)]
-            Kind::File(_) => true,
-            _ => false,
-        }
     }
 
     fn check_fault(&self) -> Result<(), AccessError> {
@@ -394,9 +412,16 @@ pub(crate) enum Kind {
     /// An anonymous mapping of so many bytes.
     #[cfg(unix)]
     Anonymous(usize),
-    /// A shared mapping of a file, with its guard. Never resized.
+    /// A shared mapping of a file, with its guard. Never resized. The file itself is kept if it is only read, so that
+    /// others can map it too.
     #[cfg(unix)]
-    File(crate::guard::Guard),
+    File(crate::guard::Guard, Option<Arc<std::fs::File>>),
+    /// A mapping of a memory file of our own, which other processes may have mapped.
+    #[cfg(target_os = "linux")]
+    Shared(crate::shared::Shared),
+    /// A mapping, of so many bytes, of another process's sealed memory file.
+    #[cfg(target_os = "linux")]
+    Peer(usize),
     /// Somebody else's.
     Foreign,
 }
@@ -461,7 +486,15 @@ impl Drop for Allocation {
             },
             // The guard owns the mapping.
             #[cfg(unix)]
-            Kind::File(_) => {}
+            Kind::File(..) => {}
+            // SAFETY: mapped here, and no handle is left.
+            #[cfg(target_os = "linux")]
+            Kind::Shared(shared) => unsafe { shared.unmap(self.base) },
+            // SAFETY: mapped with this length in `Memory::map`, and no handle is left.
+            #[cfg(target_os = "linux")]
+            Kind::Peer(mapped) => unsafe {
+                libc::munmap(self.base.as_ptr().cast(), *mapped);
+            },
             Kind::Foreign => {}
         }
     }
@@ -479,9 +512,28 @@ impl fmt::Debug for Kind {
             #[cfg(unix)]
             Self::Anonymous(_) => "anonymous",
             #[cfg(unix)]
-            Self::File(_) => "file",
+            Self::File(..) => "file",
+            #[cfg(target_os = "linux")]
+            Self::Shared(_) => "shared",
+            #[cfg(target_os = "linux")]
+            Self::Peer(_) => "a peer's",
             Self::Foreign => "foreign",
         })
+    }
+}
+
+/// Advises the kernel on the pages of a range; its failure is ignored.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn advise(span: Span, advice: libc::c_int) {
+    // The kernel wants a start at a page; all of that page is mapped, since a byte of it is ours.
+    let before = span.ptr.addr() & (PAGE - 1);
+    // SAFETY: populating changes no byte. A file too short is answered by an error, not by a signal.
+    unsafe {
+        libc::madvise(
+            span.ptr.wrapping_sub(before).cast(),
+            span.len + before,
+            advice,
+        );
     }
 }
 

@@ -70,7 +70,7 @@ impl provider::Domain for Domain {
 
     fn register(
         &self,
-        memory: &Memory,
+        memory: &mut Memory,
         access: Access,
     ) -> Result<Box<dyn provider::Registration>, Error> {
         Ok(Box::new(Registration::new(&self.pd, memory, access)?))

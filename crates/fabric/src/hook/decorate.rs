@@ -56,7 +56,11 @@ impl provider::Domain for Domain {
         self.inner.counters()
     }
 
-    fn register(&self, memory: &Memory, access: Access) -> Result<Box<dyn Registration>, Error> {
+    fn register(
+        &self,
+        memory: &mut Memory,
+        access: Access,
+    ) -> Result<Box<dyn Registration>, Error> {
         self.inner.register(memory, access)
     }
 

@@ -35,7 +35,11 @@ impl provider::Domain for Domain {
         Vec::new()
     }
 
-    fn register(&self, memory: &Memory, access: Access) -> Result<Box<dyn Registration>, Error> {
+    fn register(
+        &self,
+        memory: &mut Memory,
+        access: Access,
+    ) -> Result<Box<dyn Registration>, Error> {
         let mut world = world::lock();
         let key = loop {
             let key = random_key()?;

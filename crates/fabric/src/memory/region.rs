@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 
 use bitflags::bitflags;
 use mem::{AccessError, Memory};
@@ -45,31 +44,39 @@ pub struct MemoryRegion {
 }
 
 struct Inner {
-    // Dropped before the memory: a device must not know memory that is gone.
     registered: Registered,
-    memory: Memory,
     access: Access,
     domain: u64,
     _keeps_alive: Arc<dyn provider::Domain>,
 }
 
-/// A registration that ends once, at the latest on drop.
+/// Memory with its registration, which ends once, at the latest on drop.
 struct Registered {
     registration: Box<dyn Registration>,
-    revoked: AtomicBool,
+    ended: Once,
+    /// There until it becomes a `Buf` again.
+    memory: Option<Memory>,
 }
 
 impl Registered {
+    fn memory(&self) -> &Memory {
+        let memory = self.memory.as_ref();
+        memory.expect("a region has its memory until it is taken apart")
+    }
+
+    /// Ends the registration. Peers may still have the memory mapped.
     fn end(&self) {
-        if !self.revoked.swap(true, Ordering::AcqRel) {
-            self.registration.deregister();
-        }
+        self.ended.call_once(|| self.registration.deregister());
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         self.end();
+        // Nobody wants the content of memory that has no other handle: no copy of it is made.
+        if let Some(memory) = self.memory.take() {
+            memory.discard();
+        }
     }
 }
 
@@ -83,12 +90,12 @@ impl MemoryRegion {
     ) -> Self {
         let registered = Registered {
             registration,
-            revoked: AtomicBool::new(false),
+            ended: Once::new(),
+            memory: Some(memory),
         };
         Self {
             inner: Arc::new(Inner {
                 registered,
-                memory,
                 access,
                 domain,
                 _keeps_alive: keeps_alive,
@@ -99,7 +106,7 @@ impl MemoryRegion {
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner.memory.len()
+        self.memory().len()
     }
 
     /// Whether there are no bytes.
@@ -131,7 +138,7 @@ impl MemoryRegion {
     /// [`AccessError::OutOfBounds`].
     pub fn slice(&self, range: Range<usize>) -> Result<Segment, AccessError> {
         let len = range.end.saturating_sub(range.start);
-        self.inner.memory.iovec(range.start, len)?;
+        self.memory().iovec(range.start, len)?;
         Ok(Segment::Region {
             region: self.clone(),
             offset: range.start,
@@ -144,7 +151,7 @@ impl MemoryRegion {
     /// # Errors
     /// [`AccessError`].
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), AccessError> {
-        self.inner.memory.copy_out(offset, into)
+        self.memory().copy_out(offset, into)
     }
 
     /// Copies bytes in; the last become visible last.
@@ -152,7 +159,7 @@ impl MemoryRegion {
     /// # Errors
     /// [`AccessError`].
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), AccessError> {
-        self.inner.memory.copy_in(offset, bytes)
+        self.memory().copy_in(offset, bytes)
     }
 
     /// Loads an aligned word; what a peer wrote before it is visible afterwards if the device places in order
@@ -161,7 +168,7 @@ impl MemoryRegion {
     /// # Errors
     /// [`AccessError`].
     pub fn load(&self, offset: usize) -> Result<u64, AccessError> {
-        self.inner.memory.load_u64(offset)
+        self.memory().load_u64(offset)
     }
 
     /// Stores an aligned word, after everything that this thread wrote before.
@@ -169,7 +176,7 @@ impl MemoryRegion {
     /// # Errors
     /// [`AccessError`].
     pub fn store(&self, offset: usize, value: u64) -> Result<(), AccessError> {
-        self.inner.memory.store_u64(offset, value)
+        self.memory().store_u64(offset, value)
     }
 
     /// Adds to an aligned word; answers the value before.
@@ -177,7 +184,7 @@ impl MemoryRegion {
     /// # Errors
     /// [`AccessError`].
     pub fn fetch_add(&self, offset: usize, add: u64) -> Result<u64, AccessError> {
-        self.inner.memory.fetch_add(offset, add)
+        self.memory().fetch_add(offset, add)
     }
 
     /// Replaces an aligned word by `new` if it is `expected`; answers the value before.
@@ -185,7 +192,7 @@ impl MemoryRegion {
     /// # Errors
     /// [`AccessError`].
     pub fn compare_swap(&self, offset: usize, expected: u64, new: u64) -> Result<u64, AccessError> {
-        self.inner.memory.compare_swap(offset, expected, new)
+        self.memory().compare_swap(offset, expected, new)
     }
 
     /// Ends the peers' access. When this returns no peer reads or writes the region any more, and its key is refused.
@@ -193,40 +200,33 @@ impl MemoryRegion {
     /// # Errors
     /// The region itself, revoked, if it is not the last handle to memory of our own: another clone or work in flight
     /// holds it, or it is a file or foreign memory.
-    pub fn revoke(self) -> Result<Buf, Self> {
+    pub fn revoke(mut self) -> Result<Buf, Self> {
         self.inner.registered.end();
-        let inner = Arc::try_unwrap(self.inner).map_err(|inner| Self { inner })?;
-        let Inner {
-            registered,
-            memory,
-            access,
-            domain,
-            _keeps_alive,
-        } = inner;
+        let Some(inner) = Arc::get_mut(&mut self.inner) else {
+            self.memory().clone().unshare();
+            return Err(self);
+        };
+        let mut memory = inner.registered.memory.take().expect("this is no drop");
+        memory.unshare();
         match mem::Buf::try_from(memory) {
             Ok(bytes) => Ok(bytes.into()),
-            Err(memory) => Err(Self {
-                inner: Arc::new(Inner {
-                    registered,
-                    memory,
-                    access,
-                    domain,
-                    _keeps_alive,
-                }),
-            }),
+            Err(memory) => {
+                inner.registered.memory = Some(memory);
+                Err(self)
+            }
         }
     }
 
     /// Whether the peers' access was ended by [`MemoryRegion::revoke`] on some handle.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.inner.registered.revoked.load(Ordering::Acquire)
+        self.inner.registered.ended.is_completed()
     }
 
     /// Whether the file behind the region was found truncated; see [`AccessError::Fault`].
     #[must_use]
     pub fn is_faulted(&self) -> bool {
-        self.inner.memory.is_faulted()
+        self.memory().is_faulted()
     }
 
     /// A slice of exposed memory, for protocols in which peers hand parts of it over to each other.
@@ -239,13 +239,13 @@ impl MemoryRegion {
     pub unsafe fn assume_quiescent(&self, range: Range<usize>) -> Result<&[u8], AccessError> {
         let len = range.end.saturating_sub(range.start);
         // SAFETY: the caller's promise, passed on.
-        unsafe { self.inner.memory.assume_quiescent(range.start, len) }
+        unsafe { self.memory().assume_quiescent(range.start, len) }
     }
 
     /// The memory itself: more handles to the same exposed bytes.
     #[must_use]
     pub fn memory(&self) -> &Memory {
-        &self.inner.memory
+        self.inner.registered.memory()
     }
 
     pub(crate) fn domain(&self) -> u64 {

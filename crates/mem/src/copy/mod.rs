@@ -8,9 +8,9 @@ mod words;
 mod x86_64;
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-pub(crate) use words::{fetch, place};
+pub(crate) use words::{fetch, place, transfer};
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-pub(crate) use x86_64::{fetch, place};
+pub(crate) use x86_64::{fetch, place, transfer};
 
 /// A range of exposed bytes.
 #[derive(Clone, Copy)]

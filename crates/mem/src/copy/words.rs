@@ -73,6 +73,30 @@ pub(crate) unsafe fn fetch(span: Span, bytes: &mut [u8]) {
     }
 }
 
+/// Copies one span to another, through a private block.
+///
+/// # Safety
+/// - As [`fetch`] of `from` and [`place`] of `to`, which has the same length.
+pub(crate) unsafe fn transfer(to: Span, from: Span) {
+    let mut block = [0; 512];
+    let mut done = 0;
+    while done < to.len {
+        let len = (to.len - done).min(block.len());
+        let part = |span: Span| Span {
+            // SAFETY: the part lies within the span.
+            ptr: unsafe { span.ptr.add(done) },
+            len,
+            ..span
+        };
+        // SAFETY: the caller's promises, for a part.
+        unsafe {
+            fetch(part(from), &mut block[..len]);
+            place(part(to), &block[..len]);
+        }
+        done += len;
+    }
+}
+
 /// Splits foreign memory into bytes, whole words, bytes; our own is all words. Answers the first two lengths.
 fn edges(span: Span) -> (usize, usize) {
     if span.whole_words {
@@ -178,10 +202,16 @@ mod tests {
                         whole_words,
                     };
                     let source: Vec<u8> = (1..=len as u8).collect();
+                    let mut middle = [0_u64; 8];
+                    let between = Span {
+                        ptr: middle.as_mut_ptr().cast(),
+                        ..span
+                    };
                     let mut back = vec![0; len];
-                    // SAFETY: the span lies within the array, which nobody else touches meanwhile.
+                    // SAFETY: the spans lie within the arrays, which nobody else touches meanwhile.
                     unsafe {
-                        place(span, &source);
+                        place(between, &source);
+                        transfer(span, between);
                         fetch(span, &mut back);
                     }
                     assert_eq!(back, source, "{len} bytes at {start}");

@@ -20,20 +20,8 @@ const STRING_FROM: usize = 2048;
 #[inline]
 pub(crate) unsafe fn place(span: Span, bytes: &[u8]) {
     debug_assert_eq!(span.len, bytes.len());
-    if bytes.is_empty() {
-        return;
-    }
-    // The first byte of the last aligned word that the span touches, as an offset.
-    let last = span.len - 1;
-    let within = (span.ptr.addr() + last) % 8;
-    let split = last.saturating_sub(within);
-    // SAFETY: `split <= len`; both ranges are valid by the caller's promise and do not overlap, `bytes` being private.
-    unsafe { bulk(span.ptr, bytes.as_ptr(), split) };
-    let mut at = split;
-    while at < span.len {
-        // SAFETY: `at < len`, and the piece ends within the span.
-        at += unsafe { store_piece(span.ptr.add(at), &bytes[at..]) };
-    }
+    // SAFETY: both ranges are valid by the caller's promise and do not overlap, `bytes` being private.
+    unsafe { publish(span.ptr, bytes.as_ptr(), span.len) };
 }
 
 /// Reads the span into `bytes`.
@@ -47,34 +35,98 @@ pub(crate) unsafe fn fetch(span: Span, bytes: &mut [u8]) {
     unsafe { bulk(bytes.as_mut_ptr(), span.ptr, span.len) };
 }
 
-/// Stores the largest naturally aligned piece of up to eight bytes in one instruction; answers its length.
+/// Copies one span to another of the same length, the bytes of its last aligned word last.
 ///
 /// # Safety
-/// - `ptr` is valid for writes of `bytes.len()` bytes; `bytes` is not empty.
+/// - `from` is valid for reads and `to` for writes; both are accessed by others only as the crate's invariant says.
 #[inline]
-unsafe fn store_piece(ptr: *mut u8, bytes: &[u8]) -> usize {
-    let aligned = 1 << ptr.addr().trailing_zeros().min(3);
-    // An x86-64 store is a release store; without `nomem` it is one to the compiler, too.
-    // SAFETY: each arm stores as many bytes as it matched, which are within the range.
+pub(crate) unsafe fn transfer(to: Span, from: Span) {
+    debug_assert_eq!(to.len, from.len);
+    // SAFETY: valid by the caller's promise. Should they overlap, each instruction still copies what is there.
+    unsafe { publish(to.ptr, from.ptr, to.len) };
+}
+
+/// Copies `len` bytes, those of the last aligned word of `dst` last.
+///
+/// # Safety
+/// - `src` is valid for reads and `dst` for writes of `len` bytes.
+#[inline]
+unsafe fn publish(dst: *mut u8, src: *const u8, len: usize) {
+    // SAFETY: each branch copies exactly `len` bytes: the first an aligned word, the second all up to the last aligned word
+    // that the range touches, and then that.
     unsafe {
-        match (aligned, bytes) {
-            (8, &[a, b, c, d, e, f, g, h, ..]) => {
-                let value = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-                asm!("mov qword ptr [{}], {}", in(reg) ptr, in(reg) value, options(nostack, preserves_flags));
+        if len == 8 && dst.addr().is_multiple_of(8) {
+            return move_word(dst, src);
+        }
+        let Some(last) = len.checked_sub(1) else {
+            return;
+        };
+        let split = last.saturating_sub((dst.addr() + last) % 8);
+        bulk(dst, src, split);
+        let mut at = split;
+        while at < len {
+            at += move_piece(dst.add(at), src.add(at), len - at);
+        }
+    }
+}
+
+/// Moves eight bytes with one load and one store.
+///
+/// # Safety
+/// - `src` is valid for reads and `dst` for writes of eight bytes.
+#[inline]
+unsafe fn move_word(dst: *mut u8, src: *const u8) {
+    // An x86-64 store is a release store; without `nomem` it is one to the compiler, too.
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "mov {word}, qword ptr [{src}]",
+            "mov qword ptr [{dst}], {word}",
+            word = out(reg) _, src = in(reg) src, dst = in(reg) dst,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Moves the largest piece of up to eight bytes that is naturally aligned at `dst`, in one store; answers its length.
+///
+/// # Safety
+/// - `src` is valid for reads and `dst` for writes of `len` bytes, which is not zero.
+#[inline]
+unsafe fn move_piece(dst: *mut u8, src: *const u8, len: usize) -> usize {
+    let aligned = 1 << dst.addr().trailing_zeros().min(3);
+    // SAFETY: each arm moves as many bytes as it matched, which are within the range.
+    unsafe {
+        match (aligned, len) {
+            (8, 8..) => {
+                move_word(dst, src);
                 8
             }
-            (4.., &[a, b, c, d, ..]) => {
-                let value = u32::from_ne_bytes([a, b, c, d]);
-                asm!("mov dword ptr [{}], {:e}", in(reg) ptr, in(reg) value, options(nostack, preserves_flags));
+            (4.., 4..) => {
+                asm!(
+                    "mov {word:e}, dword ptr [{src}]",
+                    "mov dword ptr [{dst}], {word:e}",
+                    word = out(reg) _, src = in(reg) src, dst = in(reg) dst,
+                    options(nostack, preserves_flags),
+                );
                 4
             }
-            (2.., &[a, b, ..]) => {
-                let value = u16::from_ne_bytes([a, b]);
-                asm!("mov word ptr [{}], {:x}", in(reg) ptr, in(reg) value, options(nostack, preserves_flags));
+            (2.., 2..) => {
+                asm!(
+                    "mov {word:x}, word ptr [{src}]",
+                    "mov word ptr [{dst}], {word:x}",
+                    word = out(reg) _, src = in(reg) src, dst = in(reg) dst,
+                    options(nostack, preserves_flags),
+                );
                 2
             }
             _ => {
-                asm!("mov byte ptr [{}], {}", in(reg) ptr, in(reg_byte) bytes[0], options(nostack, preserves_flags));
+                asm!(
+                    "mov {byte}, byte ptr [{src}]",
+                    "mov byte ptr [{dst}], {byte}",
+                    byte = out(reg_byte) _, src = in(reg) src, dst = in(reg) dst,
+                    options(nostack, preserves_flags),
+                );
                 1
             }
         }
@@ -84,7 +136,7 @@ unsafe fn store_piece(ptr: *mut u8, bytes: &[u8]) -> usize {
 /// Copies `len` bytes, in no particular order.
 ///
 /// # Safety
-/// - `src` is valid for reads and `dst` for writes of `len` bytes; the ranges do not overlap.
+/// - `src` is valid for reads and `dst` for writes of `len` bytes.
 #[inline]
 unsafe fn bulk(dst: *mut u8, src: *const u8, len: usize) {
     if len >= STRING_FROM {
