@@ -272,6 +272,11 @@ impl Core {
         received || due || sent
     }
 
+    /// When a poll last began.
+    pub(crate) const fn last_poll(&self) -> Instant {
+        self.last_poll
+    }
+
     fn flush_capture(&mut self) {
         if let Some(capture) = &mut self.nic.capture {
             capture.flush();

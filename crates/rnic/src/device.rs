@@ -508,6 +508,14 @@ impl Shared {
         }
     }
 
+    /// Whether somebody drives the device at this moment, or did just now.
+    pub(crate) fn is_at_it(&self) -> bool {
+        match self.core.try_lock() {
+            Some(core) => self.now().since(core.last_poll()) < JUST_NOW,
+            None => true,
+        }
+    }
+
     /// Wakes the helper where it would sleep past the next deadline.
     #[inline]
     pub(crate) fn wake_for_deadline(&self, core: &Core) {
@@ -569,6 +577,8 @@ fn open_fresh_loopback(config: &DeviceConfig) -> Result<(IpAddr, Box<dyn Driver>
     }
 }
 
+/// How long ago a poll may have begun that counts as going on.
+const JUST_NOW: Duration = Duration::from_micros(50);
 /// How long a device that this process has closed may take to give its port back.
 const CLOSING: Duration = Duration::from_secs(1);
 

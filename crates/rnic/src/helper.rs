@@ -149,8 +149,11 @@ fn run(shared: &Shared) {
         if is_recalled {
             seen = polls;
         }
-        // Counted since the helper last slept: while it lingers, a poller shows itself by and by.
-        if polls.wrapping_sub(seen) >= HABIT {
+        // Counted since the helper last slept: while it lingers, a poller shows itself by and by. A poll that moves
+        // bulk data takes its time, so who had a lease keeps it by being at it now.
+        let fresh = polls.wrapping_sub(seen);
+        let is_leased = helper.leased.load(Ordering::Relaxed);
+        if fresh >= HABIT || (is_leased && fresh > 0 && !is_recalled && shared.is_at_it()) {
             seen = polls;
             helper.leased.store(true, Ordering::Relaxed);
             helper.sleep(None, Some(lease));
