@@ -252,8 +252,12 @@ impl Core {
 
     /// One round for a program that polls: what it receives now is answered with what it posts next, or by its next
     /// poll; at once where it is `eager` or polls are far apart.
-    pub(crate) fn poll(&mut self, now: Instant, eager: bool) {
-        self.send(now);
+    pub(crate) fn poll(&mut self, clock: impl Fn() -> Instant, eager: bool) {
+        let mut now = clock();
+        if self.send(now) {
+            // Sending takes a while, and the answer may be here: its round trip was not nothing.
+            now = clock();
+        }
         let received = self.receive(now);
         let due = self.serve_timers(now);
         if (received || due) && (eager || now.since(self.last_poll) > SPARSE) {

@@ -322,7 +322,7 @@ impl Device {
         if let Some(mut core) = shared.core.try_lock() {
             shared.helper.note_poll();
             shared.answer_doorbells(&mut core);
-            core.poll(shared.now(), !shared.helper.is_polled());
+            core.poll(|| shared.now(), !shared.helper.is_polled());
             shared.wake_for_deadline(&core);
             drop(core);
             shared.look_again();

@@ -35,6 +35,8 @@ pub(super) struct Requester {
     high: Psn,
     /// Everything before this was acknowledged, READs and atomics perhaps without their responses.
     acked: Psn,
+    /// Behind the last packet that asked for an answer.
+    asked: Psn,
     /// Response PSNs beyond `una` that arrived.
     answered: PsnSet,
     /// Ends of the READ requests and atomics in flight.
@@ -73,6 +75,7 @@ impl Requester {
             una: Psn::default(),
             high: Psn::default(),
             acked: Psn::default(),
+            asked: Psn::default(),
             answered: PsnSet::new(),
             reads: VecDeque::new(),
             in_flight: 0,
@@ -100,6 +103,7 @@ impl Requester {
         self.next = self.una;
         self.high = self.una;
         self.acked = self.una;
+        self.asked = self.una;
         self.refill_retries(link);
     }
 
@@ -220,14 +224,17 @@ impl Requester {
         }
         let cost = cost(link, wqe, packet, packet + count);
         let distance = self.next.since(self.una).max(0) as u32;
-        if self.in_flight != 0 && self.in_flight + cost > self.congestion.window()
-            || distance + count > MAX_PACKETS
-        {
+        let after = self.in_flight + cost;
+        let window = self.congestion.window();
+        // A window that shrank may be full of packets that ask for nothing: one more then asks.
+        let is_unasked = self.asked.since(self.una) <= 0;
+        if after > window && !is_unasked || distance + count > MAX_PACKETS {
             return false;
         }
         let psn = self.next;
         let ends = packet + count == wqe.packets;
-        let ack_request = ends || psn.value() & 15 == 15;
+        let closes = after + link.mtu() + PACKET_OVERHEAD > window;
+        let ack_request = ends || closes || psn.value() & 15 == 15;
         let (headers, payload) = link.request(wqe, packet, count, ack_request);
         let Some(path) = &link.path else { return false };
         if out.send(path, &headers, payload).is_err() {
@@ -237,6 +244,9 @@ impl Requester {
         let end = psn + count;
         if wqe.has_response() {
             self.reads.push_back(end);
+        }
+        if ack_request || wqe.has_response() {
+            self.asked = end;
         }
         self.cursor = if ends {
             Cursor {
@@ -249,7 +259,7 @@ impl Requester {
                 packet: packet + count,
             }
         };
-        self.in_flight += cost;
+        self.in_flight = after;
         self.next = end;
         if end.since(self.high) > 0 {
             self.high = end;
@@ -509,6 +519,7 @@ impl Requester {
             return;
         }
         self.in_flight = self.in_flight.saturating_sub(freed);
+        self.acked_since = self.acked_since.saturating_add(freed);
         while self
             .reads
             .front()
@@ -581,6 +592,7 @@ impl Requester {
 
     fn rewind(&mut self) {
         self.next = self.una;
+        self.asked = self.una;
         self.cursor = self.queue.locate(self.una);
         self.in_flight = 0;
         self.timed = None;
