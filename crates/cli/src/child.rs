@@ -74,6 +74,11 @@ impl Responder {
         }
         Ok(responder)
     }
+
+    /// Whether the child runs still.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
 }
 
 impl Drop for Responder {

@@ -3,10 +3,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde_json::Value;
 use support::{Running, Scene, assert_fails, providers, random, ringmail, stderr};
 
 #[test]
@@ -356,6 +357,115 @@ fn a_source_truncated_while_it_is_copied_is_an_error_and_no_copy() {
             stderr(&output)
         );
         assert!(!scene.path("copy").exists());
+    }
+}
+
+#[test]
+fn a_file_truncated_while_its_directory_is_copied_fails_alone() {
+    for provider in providers() {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("tree")).unwrap();
+        scene.write("tree/1", b"first");
+        scene.write("tree/2", &random(16 << 20));
+        scene.write("tree/3", b"last");
+        let arguments = &["-r", "--json", "--block-size", "4096", "tree", "copy"];
+        let mut copy = Running::held_up(scene.command(provider, arguments));
+        copy.wait_for("block=30");
+        let source = fs::File::options().write(true).open(scene.path("tree/2"));
+        source.unwrap().set_len(5).unwrap();
+        let output = copy.finish();
+        let complaint = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "over {provider}");
+        assert!(complaint.contains("2: "), "over {provider}: {complaint}");
+        assert!(complaint.contains("truncated"), "{provider}: {complaint}");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+        assert_eq!(
+            (&report["files"], &report["failed"]),
+            (&2.into(), &1.into()),
+            "over {provider}"
+        );
+        assert_eq!(scene.read("copy/1"), b"first");
+        assert_eq!(scene.read("copy/3"), b"last", "over {provider}");
+        assert!(!scene.path("copy/2").exists());
+    }
+}
+
+#[test]
+fn names_that_the_copier_uses_itself_arrive_as_any_other() {
+    for provider in providers() {
+        let scene = Scene::new();
+        fs::create_dir(scene.path("tree")).unwrap();
+        let large = random(200_000);
+        let files = [
+            ("file", &large[..]),
+            (".file.ringmail-part", b"no part"),
+            (".file.ringmail-part~1", b"no part either"),
+            (".file.ringmail-journal", b"no journal"),
+            (".ringmail-unfinished", b"no mark"),
+            (".ringmail-link-part", b"no link"),
+        ];
+        for (name, content) in files {
+            scene.write(&format!("tree/{name}"), content);
+        }
+        symlink("file", scene.path("tree/link")).unwrap();
+        let arguments = &["-r", "--block-size", "4096", "tree", "copy"];
+        scene.cp_json(provider, arguments);
+        for (name, content) in files {
+            let copied = scene.read(&format!("copy/{name}"));
+            assert!(copied == content, "{name} differs over {provider}");
+        }
+        let names = fs::read_dir(scene.path("copy")).unwrap().count();
+        assert_eq!(names, files.len() + 1, "something was left over {provider}");
+
+        // A file that only looks like a part of ours is not written over.
+        scene.write(".other.ringmail-part", b"somebody's");
+        let output = scene.cp(provider, &["tree/file", "other"]);
+        assert_fails(&output, 1, ".other.ringmail-part is in the way");
+        assert_eq!(scene.read(".other.ringmail-part"), b"somebody's");
+    }
+}
+
+/// A sparse file of 40 MiB and a few bytes: 100,000 bytes of data at 1 MiB and as many at 20 MiB.
+fn sparse(scene: &Scene) -> Vec<u8> {
+    let mut bytes = vec![0; (40 << 20) + 11];
+    let file = fs::File::create(scene.path("source")).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for start in [1 << 20, 20 << 20] {
+        let data = random(100_000);
+        file.write_all_at(&data, start as u64).unwrap();
+        bytes[start..start + data.len()].copy_from_slice(&data);
+    }
+    bytes
+}
+
+#[test]
+fn holes_are_neither_read_nor_filled() {
+    for provider in providers() {
+        let scene = Scene::new();
+        let bytes = sparse(&scene);
+        let report = scene.cp_json(provider, &["--block-size", "65536", "source", "copy"]);
+        assert!(scene.read("copy") == bytes, "over {provider}");
+        assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+        assert_eq!(report["rdma_reads"], 4, "two blocks at each place");
+        let blocks = fs::metadata(scene.path("copy")).unwrap().blocks();
+        assert!(blocks * 512 < 1 << 20, "{blocks} blocks are allocated");
+    }
+}
+
+#[test]
+fn what_an_interrupted_copy_left_in_a_hole_is_gone_when_it_is_taken_up() {
+    for provider in providers() {
+        let scene = Scene::new();
+        let bytes = sparse(&scene);
+        let mut copy = Running::held_up(scene.command(provider, SMALL_BLOCKS));
+        copy.wait_for("verified");
+        copy.kill();
+        let part = fs::File::options()
+            .write(true)
+            .open(scene.path(".copy.ringmail-part"));
+        part.unwrap().write_all_at(&[9; 50_000], 30 << 20).unwrap();
+        scene.cp_json(provider, SMALL_BLOCKS);
+        assert!(scene.read("copy") == bytes, "over {provider}");
     }
 }
 

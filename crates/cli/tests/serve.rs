@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::Signal;
 use support::{
     Running, Scene, Server, as_nobody, assert_fails, is_root, networks, random, report, ringmail,
     stderr, stdout,
@@ -99,6 +100,32 @@ fn a_copy_survives_the_death_of_its_server() {
             "nobody serves at 127.0.0.2:1",
         );
     }
+}
+
+#[test]
+fn a_server_that_stood_still_is_connected_to_once_more() {
+    // Others may read the memory of a process that stands still.
+    let provider = "softroce";
+    let scene = Scene::new();
+    let bytes = random(16 << 20);
+    scene.write("file", &bytes);
+    let server = Server::start(scene.ringmail(provider, &["serve", "file"]));
+    let mut copy = Running::held_up(scene.command(
+        provider,
+        &["--json", "--block-size", "4096", server.url(), "copy"],
+    ));
+    copy.wait_for("verified");
+    server.signal(Signal::STOP);
+    copy.wait_for("does not answer any more; connecting once more (1 of 3)");
+    server.signal(Signal::CONT);
+    let output = copy.finish();
+    let report = report(&output);
+    assert_eq!(scene.read("copy"), bytes);
+    assert_eq!(report["crc32c"], format!("{:08x}", crc32c::crc32c(&bytes)));
+    assert_eq!(report["bytes_resumed"], 0, "it is one copy: {report}");
+    let twice = report["rdma_reads"].as_u64().unwrap() - 4096;
+    assert!(twice < 100, "{twice} blocks were read twice");
+    assert_eq!(scene.names(), ["copy", "file"]);
 }
 
 #[test]

@@ -1,23 +1,26 @@
 //! `ringmail cp`: copies files by one-sided reads from a serving process, which it starts itself for files of this machine.
 //!
-//! This process never opens the source: it asks the server to expose it, reads the server's memory into the mapping of a
-//! partial file, verifies every block, and renames the part when it is whole.
+//! This process never opens the source: it asks the server to expose it, reads the server's memory block by block, writes the
+//! blocks to a partial file, verifies each, and renames the part when it is whole.
 
 mod folder;
 mod journal;
+mod names;
 mod partial;
 mod progress;
 mod report;
 mod session;
+mod store;
 mod target;
 mod transfer;
 mod tree;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -31,7 +34,7 @@ use crate::protocol::{BLOCK_RANGE, Kind, Reply, Request, Token};
 use crate::serve::Server;
 use crate::url::Location;
 use report::Report;
-use session::{Lost, Session};
+use session::Session;
 use target::Target;
 use tree::Copier;
 
@@ -93,13 +96,13 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
 fn copy(arguments: &Arguments, source: &Source, session: &mut Session) -> anyhow::Result<Report> {
     let start = Instant::now();
     let mut counters =
-        report::Packets::begin(session, source.shares_device()).map_err(|Lost(error)| error)?;
+        report::Packets::begin(session, source.shares_device()).map_err(|lost| lost.error)?;
     let path = source.path.as_slice();
     let asked = session
         .call(&Request::Stat {
             path: path.to_vec(),
         })
-        .map_err(|Lost(error)| error)?;
+        .map_err(|lost| lost.error)?;
     let Reply::Metadata(metadata) = asked? else {
         bail!("the server answered something else than it was asked");
     };
@@ -116,15 +119,17 @@ fn copy(arguments: &Arguments, source: &Source, session: &mut Session) -> anyhow
             arguments.destination.display()
         );
     }
+    let may_return = || source.may_return();
     let mut copier = Copier::new(
         session,
         arguments.block_size,
         arguments.fsync,
         source.is_local(),
-    );
+        &may_return,
+    )?;
     copier.copy(path, &metadata, &target)?;
     let done = copier.finish();
-    counters.end(session).map_err(|Lost(error)| error)?;
+    counters.end(session);
     Ok(Report::new(
         session.domain(),
         &done,
@@ -145,13 +150,9 @@ struct Source {
 /// The server, if it is ours.
 enum Own {
     No,
-    Process {
-        _responder: Responder,
-    },
-    /// For devices that reach no other process.
-    Thread {
-        server: Option<JoinHandle<()>>,
-    },
+    Process(RefCell<Responder>),
+    /// For devices that reach no other process. It serves as long as the process lives.
+    Thread,
 }
 
 impl Source {
@@ -181,9 +182,7 @@ impl Source {
             (
                 responder.address.clone(),
                 responder.token,
-                Own::Process {
-                    _responder: responder,
-                },
+                Own::Process(RefCell::new(responder)),
             )
         };
         Ok(Self {
@@ -207,16 +206,14 @@ impl Source {
 
     /// Whether the server counts on the same device.
     fn shares_device(&self) -> bool {
-        matches!(self.own, Own::Thread { .. })
+        matches!(self.own, Own::Thread)
     }
-}
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        if let Own::Thread { server } = &mut self.own
-            && let Some(server) = server.take()
-        {
-            let _ = server.join();
+    /// Whether the server may answer again after it was lost.
+    fn may_return(&self) -> bool {
+        match &self.own {
+            Own::Process(responder) => responder.borrow_mut().is_alive(),
+            Own::No | Own::Thread => true,
         }
     }
 }
@@ -227,21 +224,15 @@ fn serve_on_thread(path: &Path, domain: &Domain) -> anyhow::Result<(Address, Tok
     let server = Server::open(domain, roots, &Address::ANY, token)?;
     let address = server.address();
     let serve = move || {
-        if let Err(error) = server.serve_one() {
+        if let Err(error) = server.serve() {
             tracing::warn!("{error:#}");
         }
     };
-    let server = thread::Builder::new()
+    thread::Builder::new()
         .name("server".to_owned())
         .spawn(serve)
         .context("cannot start a thread")?;
-    Ok((
-        address,
-        token,
-        Own::Thread {
-            server: Some(server),
-        },
-    ))
+    Ok((address, token, Own::Thread))
 }
 
 fn block_len(text: &str) -> Result<u32, String> {

@@ -1,20 +1,21 @@
 //! A file under way: `.NAME.ringmail-part` beside its final name, with its journal, until it is whole.
 //!
-//! The part is locked, allocated and mapped; the final name appears by one rename when every block was verified, so it never
-//! names a part of a file. An interrupted part stays, for the next copy of the same source to go on with.
+//! The part is locked and has its length from the start; the final name appears by one rename when every block was verified, so
+//! it never names a part of a file. An interrupted part stays, for the next copy of the same source to go on with. What is ours
+//! has names that nothing else in the source's directory has.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
-use fabric::{FileMapping, Memory};
 use rustix::fs::{FlockOperation, flock, fstat};
 use rustix::io::Errno;
 
 use super::folder::{Folder, preserve};
 use super::journal::Journal;
+use super::names::{Siblings, beside};
 use crate::protocol::{Kind, Metadata};
 
 /// A partial file, ready to be filled.
@@ -24,7 +25,7 @@ pub(super) struct Partial<'a> {
     name: &'a OsStr,
     part: OsString,
     journal_name: OsString,
-    mapping: FileMapping,
+    file: Arc<File>,
     journal: Option<Journal>,
     held: Vec<u64>,
 }
@@ -37,13 +38,14 @@ impl<'a> Partial<'a> {
     pub(super) fn open(
         folder: &'a Folder,
         name: &'a OsStr,
+        siblings: &Siblings,
         source: &Metadata,
         block_len: u32,
     ) -> anyhow::Result<Self> {
         check_target(folder, name)?;
-        let part = beside(name, PART);
-        let journal_name = beside(name, JOURNAL);
-        let (file, is_new) = lock(folder, &part, name)?;
+        let part = siblings.spare(|number| beside(name, PART, number));
+        let journal_name = siblings.spare(|number| beside(name, JOURNAL, number));
+        let (file, is_new) = lock(folder, &part, &journal_name, name)?;
         let discard = || {
             let _ = folder
                 .remove(&part)
@@ -58,29 +60,26 @@ impl<'a> Partial<'a> {
                 return Err(error).with_context(|| cannot_write(folder, name));
             }
         };
-        let mapping = match FileMapping::map_write(file, source.size) {
-            Ok(mapping) => mapping,
-            Err(error) => {
-                if held.is_empty() {
-                    discard();
-                }
-                return Err(allocation(error, source.size).context(cannot_write(folder, name)));
+        if let Err(error) = file.set_len(source.size) {
+            if held.is_empty() {
+                discard();
             }
-        };
+            return Err(refused(error, source.size).context(cannot_write(folder, name)));
+        }
         Ok(Self {
             folder,
             name,
             part,
             journal_name,
-            mapping,
+            file: Arc::new(file),
             journal,
             held,
         })
     }
 
     /// Where the bytes go.
-    pub(super) fn memory(&self) -> &Memory {
-        self.mapping.memory()
+    pub(super) fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// Blocks that an earlier copy verified.
@@ -108,9 +107,9 @@ impl<'a> Partial<'a> {
     }
 
     fn finish(&self, source: &Metadata, durable: bool) -> io::Result<()> {
-        preserve(self.mapping.file(), source)?;
+        preserve(&*self.file, source)?;
         if durable {
-            self.mapping.file().sync_all()?;
+            self.file.sync_all()?;
         }
         self.folder.rename(&self.part, self.name)?;
         self.folder.remove(&self.journal_name)?;
@@ -146,7 +145,13 @@ fn check_target(folder: &Folder, name: &OsStr) -> anyhow::Result<()> {
 }
 
 /// Opens and locks the partial file; answers whether it was empty.
-fn lock(folder: &Folder, part: &OsStr, name: &OsStr) -> anyhow::Result<(File, bool)> {
+fn lock(
+    folder: &Folder,
+    part: &OsStr,
+    journal_name: &OsStr,
+    name: &OsStr,
+) -> anyhow::Result<(File, bool)> {
+    let in_the_way = || anyhow!("{} is in the way", folder.path().join(part).display());
     loop {
         let file = folder
             .file(part)
@@ -154,7 +159,7 @@ fn lock(folder: &Folder, part: &OsStr, name: &OsStr) -> anyhow::Result<(File, bo
         let stat = fstat(&file).map_err(io::Error::from)?;
         let metadata = Metadata::from(&stat);
         if metadata.kind != Kind::File {
-            bail!("{} is in the way", folder.path().join(part).display());
+            return Err(in_the_way());
         }
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // File systems without locks do without.
@@ -171,9 +176,15 @@ fn lock(folder: &Folder, part: &OsStr, name: &OsStr) -> anyhow::Result<(File, bo
         let named = folder
             .stat(part)
             .with_context(|| cannot_write(folder, name))?;
-        if named.is_some_and(|named| named.is_same_file(&metadata)) {
-            return Ok((file, metadata.size == 0));
+        if !named.is_some_and(|named| named.is_same_file(&metadata)) {
+            continue;
         }
+        // Ours is for us alone nearly until it has its final name, or has a journal; something else is not to be lost.
+        let is_ours = metadata.size == 0 || metadata.mode & 0o077 == 0;
+        if !is_ours && folder.stat(journal_name).ok().flatten().is_none() {
+            return Err(in_the_way());
+        }
+        return Ok((file, metadata.size == 0));
     }
 }
 
@@ -193,14 +204,15 @@ fn resume(
     }
     let (journal, held) = Journal::resume(folder.file(journal_name)?, source, block_len)?;
     if held.is_none() || part.metadata()?.len() != source.size {
-        // Of another source, or none: its blocks would only be in the way of the allocation.
+        // Of another source, or none.
         part.set_len(0)?;
         return Ok((Some(journal), Vec::new()));
     }
     Ok((Some(journal), held.unwrap_or_default()))
 }
 
-fn allocation(error: io::Error, size: u64) -> anyhow::Error {
+/// Why the destination does not take so many bytes.
+pub(super) fn refused(error: io::Error, size: u64) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             anyhow!("no room for {} there", indicatif::BinaryBytes(size))
@@ -209,10 +221,7 @@ fn allocation(error: io::Error, size: u64) -> anyhow::Error {
             "a file of {} is too large there",
             indicatif::BinaryBytes(size)
         ),
-        io::ErrorKind::Unsupported => {
-            anyhow!("the file system there cannot allocate files or map them")
-        }
-        _ => error.into(),
+        _ => anyhow!(error).context("the destination cannot be written"),
     }
 }
 
@@ -220,33 +229,15 @@ fn cannot_write(folder: &Folder, name: &OsStr) -> String {
     format!("cannot write {}", folder.path().join(name).display())
 }
 
-/// A hidden name for something that belongs to `name`; cut where it would be too long, told apart by a checksum then.
-fn beside(name: &OsStr, suffix: &str) -> OsString {
-    let name = name.as_bytes();
-    let mut hidden = vec![b'.'];
-    if name.len() <= LONGEST - suffix.len() {
-        hidden.extend(name);
-    } else {
-        hidden.extend(&name[..LONGEST - suffix.len() - 9]);
-        hidden.extend(format!("~{:08x}", crc32c::crc32c(name)).bytes());
-    }
-    hidden.extend(suffix.bytes());
-    OsString::from_vec(hidden)
-}
-
 const PART: &str = ".ringmail-part";
 const JOURNAL: &str = ".ringmail-journal";
-
-/// Bytes of a name without the dot in front.
-const LONGEST: usize = 254;
 
 /// Files of at most so many blocks are copied anew.
 const JOURNALED_FROM: u64 = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 
     use super::*;
     use crate::protocol::Time;
@@ -281,7 +272,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = Folder::open(directory.path()).unwrap();
         let source = source(100 * u64::from(BLOCK));
-        let mut partial = Partial::open(&folder, "name".as_ref(), &source, BLOCK).unwrap();
+        let mut partial =
+            Partial::open(&folder, "name".as_ref(), &Siblings::none(), &source, BLOCK).unwrap();
         assert_eq!(
             names(&directory),
             [".name.ringmail-journal", ".name.ringmail-part"]
@@ -291,7 +283,7 @@ mod tests {
             .expect("it is large enough for one")
             .add(0)
             .unwrap();
-        partial.memory().copy_in(0, b"bytes").unwrap();
+        partial.file().write_all_at(b"bytes", 0).unwrap();
         partial.commit(&source, true).unwrap();
         assert_eq!(names(&directory), ["name"]);
         let metadata = std::fs::metadata(directory.path().join("name")).unwrap();
@@ -310,15 +302,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = Folder::open(directory.path()).unwrap();
         let first = source(100 * u64::from(BLOCK));
-        let mut partial = Partial::open(&folder, "name".as_ref(), &first, BLOCK).unwrap();
+        let mut partial =
+            Partial::open(&folder, "name".as_ref(), &Siblings::none(), &first, BLOCK).unwrap();
         partial.journal().unwrap().add(5).unwrap();
         drop(partial);
-        let again = Partial::open(&folder, "name".as_ref(), &first, BLOCK).unwrap();
+        let again =
+            Partial::open(&folder, "name".as_ref(), &Siblings::none(), &first, BLOCK).unwrap();
         assert_eq!(again.held(), [5]);
         drop(again);
         let other = Metadata { inode: 3, ..first };
         assert!(
-            Partial::open(&folder, "name".as_ref(), &other, BLOCK)
+            Partial::open(&folder, "name".as_ref(), &Siblings::none(), &other, BLOCK)
                 .unwrap()
                 .held()
                 .is_empty()
@@ -330,8 +324,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let folder = Folder::open(directory.path()).unwrap();
         let source = source(10);
-        let _first = Partial::open(&folder, "name".as_ref(), &source, BLOCK).unwrap();
-        let second = Partial::open(&folder, "name".as_ref(), &source, BLOCK).unwrap_err();
+        let _first =
+            Partial::open(&folder, "name".as_ref(), &Siblings::none(), &source, BLOCK).unwrap();
+        let second =
+            Partial::open(&folder, "name".as_ref(), &Siblings::none(), &source, BLOCK).unwrap_err();
         assert!(format!("{second:#}").contains("another copy"), "{second:#}");
     }
 
@@ -342,21 +338,27 @@ mod tests {
         let victim = directory.path().join("victim");
         std::fs::write(&victim, "untouched").unwrap();
         symlink(&victim, directory.path().join(".name.ringmail-part")).unwrap();
-        assert!(Partial::open(&folder, "name".as_ref(), &source(10), BLOCK).is_err());
+        assert!(
+            Partial::open(
+                &folder,
+                "name".as_ref(),
+                &Siblings::none(),
+                &source(10),
+                BLOCK
+            )
+            .is_err()
+        );
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
         std::fs::create_dir(directory.path().join("directory")).unwrap();
-        let error = Partial::open(&folder, "directory".as_ref(), &source(10), BLOCK).unwrap_err();
+        let error = Partial::open(
+            &folder,
+            "directory".as_ref(),
+            &Siblings::none(),
+            &source(10),
+            BLOCK,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("is a directory"), "{error:#}");
         assert!(!names(&directory).contains(&".directory.ringmail-part".to_owned()));
-    }
-
-    #[test]
-    fn a_name_of_any_length_has_a_part_of_its_own() {
-        let one = OsString::from("x".repeat(255));
-        let two = OsString::from(format!("{}y", "x".repeat(254)));
-        let (first, second) = (beside(&one, PART), beside(&two, PART));
-        assert_ne!(first, second);
-        assert!(first.len() <= 255 && second.len() <= 255);
-        assert_eq!(beside("name".as_ref(), PART), ".name.ringmail-part");
     }
 }

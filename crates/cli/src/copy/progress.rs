@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar on standard error, if that is a terminal.
+/// A bar on standard error, if that is a terminal. Clones are of one bar.
+#[derive(Clone)]
 pub(super) struct Progress {
     bar: ProgressBar,
 }
@@ -27,6 +28,11 @@ impl Progress {
     /// So many bytes more are verified.
     pub(super) fn add(&self, bytes: u64) {
         self.bar.inc(bytes);
+    }
+
+    /// Bytes verified so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bar.position()
     }
 
     /// Says something without disturbing the bar.

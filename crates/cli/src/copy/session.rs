@@ -1,4 +1,4 @@
-//! The client's end of a connection: requests, replies, and reads straight into the destination.
+//! The client's end of a connection: requests, replies, and reads into buffers. A connection that is lost can be made anew.
 //!
 //! Everything is counted: at most [`WINDOW`] requests without an answer, at most [`MAX_READS`] reads outstanding, so a post is
 //! never refused for lack of room.
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use fabric::{
     Address, Buf, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Error, RemoteAddr,
-    Segment, Status, Work,
+    Status, Work,
 };
 
 use crate::device;
@@ -22,6 +22,8 @@ pub(super) struct Session {
     endpoint: Endpoint,
     cq: CompletionQueue,
     domain: Domain,
+    server: Address,
+    token: Token,
     spare: Vec<Buf>,
     completions: Vec<Completion>,
     message: Vec<u8>,
@@ -29,6 +31,9 @@ pub(super) struct Session {
     unanswered: usize,
     reads: usize,
     last_request: Instant,
+    /// Connections before this one.
+    epoch: u32,
+    is_lost: bool,
 }
 
 /// Something that arrived.
@@ -36,13 +41,43 @@ pub(super) struct Session {
 pub(super) enum Arrival {
     /// The answer to the request of this number.
     Reply(u32, Reply),
-    /// The read of this number has ended, its bytes are in place.
-    Read(u64),
+    /// The read of this number has ended, with its bytes.
+    Read(u64, Buf),
 }
 
-/// The connection is of no use any more; says why.
+/// The connection is of no use any more.
 #[derive(Debug)]
-pub(super) struct Lost(pub(super) anyhow::Error);
+pub(super) struct Lost {
+    pub(super) cause: Cause,
+    pub(super) error: anyhow::Error,
+}
+
+/// What a lost connection means for a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The server refused a read: the file that was read is not what it was.
+    Source,
+    /// The server was not heard, or went: a new connection may do better.
+    Silence,
+    /// One of both sides is wrong; a new connection would be too.
+    Nonsense,
+}
+
+impl Lost {
+    fn silence(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            cause: Cause::Silence,
+            error: error.into(),
+        }
+    }
+
+    fn nonsense(error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            cause: Cause::Nonsense,
+            error: error.into(),
+        }
+    }
+}
 
 impl Session {
     /// Connects to a server.
@@ -50,6 +85,15 @@ impl Session {
     /// # Errors
     /// Why not, and what to do.
     pub(super) fn connect(domain: &Domain, server: &Address, token: Token) -> anyhow::Result<Self> {
+        Self::connect_within(domain, server, token, CONNECT_TIMEOUT)
+    }
+
+    fn connect_within(
+        domain: &Domain,
+        server: &Address,
+        token: Token,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
         let cq = domain.completion_queue(2 * WINDOW + MAX_READS)?;
         let endpoint = domain
             .endpoint(EndpointKind::Msg, &cq)
@@ -63,7 +107,7 @@ impl Session {
                 .map_err(|refused| device::refused(domain, &refused))?;
         }
         let hello = Hello::new(Service::Files, token).to_bytes();
-        match endpoint.connect(server, &hello, CONNECT_TIMEOUT) {
+        match endpoint.connect(server, &hello, timeout) {
             Ok(_) => {}
             Err(Error::Rejected { private_data }) => {
                 return Err(device::rejected(server, &private_data));
@@ -82,6 +126,8 @@ impl Session {
             endpoint,
             cq,
             domain: domain.clone(),
+            server: server.clone(),
+            token,
             spare,
             completions: Vec::with_capacity(WINDOW + MAX_READS),
             message: Vec::with_capacity(MAX_MESSAGE),
@@ -89,7 +135,31 @@ impl Session {
             unanswered: 0,
             reads: 0,
             last_request: Instant::now(),
+            epoch: 0,
+            is_lost: false,
         })
+    }
+
+    /// Connects once more, to the same server. What was asked for before is forgotten, and what was opened is closed.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub(super) fn reconnect(&mut self) -> anyhow::Result<()> {
+        let mut again =
+            Self::connect_within(&self.domain, &self.server, self.token, RECONNECT_TIMEOUT)?;
+        again.epoch = self.epoch + 1;
+        *self = again;
+        Ok(())
+    }
+
+    /// Which connection it is: handles are of one connection only.
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Whether the connection was lost and there is no other yet.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// The device.
@@ -133,17 +203,12 @@ impl Session {
         Ok(number)
     }
 
-    /// Starts to fill `local` from `remote`. Needs [`Session::can_read`].
+    /// Starts to fill `buf` from `remote`. Needs [`Session::can_read`].
     ///
     /// # Errors
     /// [`Lost`].
-    pub(super) fn read(
-        &mut self,
-        number: u64,
-        local: Segment,
-        remote: RemoteAddr,
-    ) -> Result<(), Lost> {
-        self.post(Work::read(READ | number, local, remote))?;
+    pub(super) fn read(&mut self, number: u64, buf: Buf, remote: RemoteAddr) -> Result<(), Lost> {
+        self.post(Work::read(READ | number, buf, remote))?;
         self.reads += 1;
         Ok(())
     }
@@ -167,11 +232,12 @@ impl Session {
             }
             if start.elapsed() > PATIENCE {
                 let seconds = PATIENCE.as_secs();
-                return Err(Lost(anyhow!("the server has not answered for {seconds} s")));
+                self.is_lost = true;
+                return Err(Lost::silence(anyhow!(
+                    "the server has not answered for {seconds} s"
+                )));
             }
-            self.cq
-                .wait(KEEPALIVE)
-                .map_err(|error| Lost(error.into()))?;
+            self.cq.wait(KEEPALIVE).map_err(Lost::nonsense)?;
         }
     }
 
@@ -196,7 +262,7 @@ impl Session {
                         });
                     }
                     // Of what was given up before.
-                    Arrival::Reply(..) | Arrival::Read(_) => {}
+                    Arrival::Reply(..) | Arrival::Read(..) => {}
                 }
             }
         }
@@ -220,20 +286,22 @@ impl Session {
     ) -> Result<(), Lost> {
         let is_read = completion.context & READ != 0;
         if !completion.status.is_success() {
+            self.is_lost = true;
             return Err(lost(&completion, is_read));
         }
         if is_read {
             self.reads -= 1;
-            arrivals.push(Arrival::Read(completion.context & !READ));
+            let number = completion.context & !READ;
+            let buf = completion.into_buf().expect("reads are into buffers");
+            arrivals.push(Arrival::Read(number, buf));
             return Ok(());
         }
         if !completion.opcode.is_receive() {
             self.spare.extend(completion.into_buf());
             return Ok(());
         }
-        let (number, reply) =
-            Reply::read(completion.data()).map_err(|malformed| Lost(malformed.into()))?;
-        let unasked = || Lost(anyhow!("the server answers what nobody asked"));
+        let (number, reply) = Reply::read(completion.data()).map_err(Lost::nonsense)?;
+        let unasked = || Lost::nonsense(anyhow!("the server answers what nobody asked"));
         self.unanswered = self.unanswered.checked_sub(1).ok_or_else(unasked)?;
         if let Some(mut buf) = completion.into_buf() {
             buf.set_len(MAX_MESSAGE);
@@ -253,9 +321,23 @@ impl Session {
         Ok(())
     }
 
-    fn post(&self, work: Work) -> Result<(), Lost> {
-        let posted = self.endpoint.post_one(work);
-        posted.map_err(|refused| Lost(device::refused(&self.domain, &refused).into()))
+    fn post(&mut self, work: Work) -> Result<(), Lost> {
+        let Err(refused) = self.endpoint.post_one(work) else {
+            return Ok(());
+        };
+        self.is_lost = true;
+        let error = device::refused(&self.domain, &refused);
+        if !matches!(error, Error::Disconnected) {
+            return Err(Lost::nonsense(error));
+        }
+        // What failed first says why.
+        let mut completions = Vec::new();
+        self.cq.poll(&mut completions, WINDOW + MAX_READS);
+        let failed = completions.iter().find(|done| !done.status.is_success());
+        Err(failed.map_or_else(
+            || Lost::silence(error),
+            |failed| lost(failed, failed.context & READ != 0),
+        ))
     }
 }
 
@@ -268,25 +350,23 @@ impl Drop for Session {
 /// What a failed work means for a copy. The first to fail tells; the rest is flushed.
 fn lost(completion: &Completion, is_read: bool) -> Lost {
     let status = completion.status;
-    Lost(match status {
+    match status {
         Status::RemoteAccess | Status::RemoteOperation | Status::RemoteInvalidRequest
             if is_read =>
         {
-            anyhow!(
-                "the server can no longer read the source: it was truncated or changed ({status})"
-            )
+            Lost {
+                cause: Cause::Source,
+                error: anyhow!(
+                    "the server can no longer read the source: it was truncated or changed ({status})"
+                ),
+            }
         }
-        Status::LocalProtection | Status::LocalAccess | Status::LocalOperation if is_read => {
-            anyhow!(
-                "the destination cannot be written: it was truncated, or its disk is full ({status})"
-            )
-        }
-        Status::Flushed => anyhow!("the server closed the connection"),
+        Status::Flushed => Lost::silence(anyhow!("the server closed the connection")),
         Status::RetryExceeded | Status::RnrRetryExceeded => {
-            anyhow!("the server does not answer any more")
+            Lost::silence(anyhow!("the server does not answer any more"))
         }
-        other => anyhow!("the connection failed: {other}"),
-    })
+        other => Lost::nonsense(anyhow!("the connection failed: {other}")),
+    }
 }
 
 /// Marks the contexts of reads.
@@ -296,6 +376,9 @@ const READ: u64 = 1 << 63;
 const MAX_READS: usize = 32;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a server that was there a moment ago.
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// With nothing happening for this long, while something should, the server is taken for dead.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,11 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 
 use super::folder::Folder;
+use super::names::{Siblings, numbered};
 use crate::protocol::{Kind, Metadata};
 
 /// A name in an open directory.
@@ -30,7 +32,7 @@ impl Target {
     ) -> anyhow::Result<Self> {
         let shown = destination.display();
         let path = match destination.metadata() {
-            Ok(found) if found.is_dir() && is_unfinished(destination, source) => {
+            Ok(found) if found.is_dir() && unfinished(destination, source).is_some() => {
                 destination.to_owned()
             }
             Ok(found) if found.is_dir() => destination.join(source_name),
@@ -72,13 +74,29 @@ impl Target {
     }
 }
 
-/// The file that marks a directory of which not everything was copied yet; it names the source.
-pub(super) const MARK: &str = ".ringmail-unfinished";
-
-/// Whether a directory is an unfinished copy of that source.
-pub(super) fn is_unfinished(directory: &Path, source: &[u8]) -> bool {
-    std::fs::read(directory.join(MARK)).is_ok_and(|marked| marked == source)
+/// The name of the file that marks a directory of which not everything was copied yet: none that the source has.
+pub(super) fn mark_name(siblings: &Siblings) -> OsString {
+    siblings.spare(|number| numbered(MARK, number).into())
 }
+
+/// What the mark says: the source, and which directory it marks, since it may be copied as part of another one.
+pub(super) fn mark(source: &[u8], device: u64, inode: u64) -> Vec<u8> {
+    [source, format!("\0{device}:{inode}\n").as_bytes()].concat()
+}
+
+/// The name of its mark, if a directory is an unfinished copy of that source.
+pub(super) fn unfinished(directory: &Path, source: &[u8]) -> Option<OsString> {
+    let found = directory.metadata().ok()?;
+    let mark = mark(source, found.dev(), found.ino());
+    let mut names = (0..MARKS).map(|number| numbered(MARK, number));
+    let name = names.find(|name| std::fs::read(directory.join(name)).is_ok_and(|is| is == mark));
+    name.map(OsString::from)
+}
+
+const MARK: &str = ".ringmail-unfinished";
+
+/// Names that are tried when a mark is looked for.
+const MARKS: usize = 8;
 
 fn ends_in_slash(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(b"/")

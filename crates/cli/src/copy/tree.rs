@@ -1,31 +1,42 @@
 //! Copies what a path names, file by file: directories in the order of their names, symbolic links as links.
 //!
-//! What one file makes impossible is said and counted, and the others are copied; a lost connection ends the copy. While a
-//! directory is being copied its destination holds a mark with the path of the source; where one is found, an earlier copy
-//! was interrupted, and files that are there already, with the source's size and time, are verified instead of read again.
+//! What one file makes impossible is said and counted, and the others are copied. A lost connection is made anew, a few times, and
+//! the copy goes on where it was. While a directory is being copied its destination holds a mark with the path of the source;
+//! where one is found, an earlier copy was interrupted, and files that are there already, with the source's size and time, are
+//! verified instead of read again.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use fabric::{Access, FileMapping, Memory, MemoryRegion};
 
 use super::folder::Folder;
+use super::names::{Siblings, numbered};
 use super::partial::Partial;
 use super::progress::Progress;
-use super::session::Session;
-use super::target::{MARK, Target, is_unfinished};
+use super::session::{Cause, Lost, Session};
+use super::store::{Destination, Store};
+use super::target::{Target, mark, mark_name, unfinished};
 use super::transfer::{Fetched, Transfer, Trouble};
 use crate::protocol::{Entry, Kind, Metadata, Opened, Reply, Request, read_listing};
 
-/// Copies over one connection.
+/// Copies over one connection, or over several if one is lost.
 pub(super) struct Copier<'a> {
     session: &'a mut Session,
+    store: Store,
     block_len: u32,
     durable: bool,
     /// The server's file system is ours.
     is_local: bool,
+    /// Whether it makes sense to connect once more.
+    may_return: &'a dyn Fn() -> bool,
+    /// Attempts to connect once more since `progressed` bytes were verified.
+    attempts: u32,
+    progressed: u64,
     /// The destination directory.
     root: Option<Metadata>,
     /// Files already there are verified.
@@ -48,23 +59,39 @@ pub(super) struct Done {
     pub(super) crc32c: u32,
 }
 
+/// A file that is open at the server.
+struct Open {
+    opened: Opened,
+    /// Of the connection to which it is open.
+    epoch: u32,
+}
+
 impl<'a> Copier<'a> {
+    /// A copier that connects once more when the server is lost, as long as `may_return` says so.
+    ///
+    /// # Errors
+    /// What starting a thread answers.
     pub(super) fn new(
         session: &'a mut Session,
         block_len: u32,
         durable: bool,
         is_local: bool,
-    ) -> Self {
-        Self {
+        may_return: &'a dyn Fn() -> bool,
+    ) -> io::Result<Self> {
+        Ok(Self {
             session,
+            store: Store::start()?,
             block_len,
             durable,
             is_local,
+            may_return,
+            attempts: 0,
+            progressed: 0,
             root: None,
             resumes: false,
             progress: Progress::new(),
             done: Done::default(),
-        }
+        })
     }
 
     /// Copies a file, or a directory with everything in it.
@@ -80,10 +107,8 @@ impl<'a> Copier<'a> {
         if metadata.kind == Kind::Directory {
             return self.directory_with_mark(path, metadata, target);
         }
-        match self.file(path, &target.folder, &target.name) {
-            Err(Trouble::File(error) | Trouble::All(error)) => Err(error),
-            Ok(()) => Ok(()),
-        }
+        let outcome = self.file(path, &target.folder, &target.name, &Siblings::none());
+        outcome.map_err(ended)
     }
 
     /// What was copied.
@@ -99,21 +124,26 @@ impl<'a> Copier<'a> {
         target: &Target,
     ) -> anyhow::Result<()> {
         let folder = subfolder(&target.folder, &target.name)?;
-        let mark = OsStr::new(MARK);
-        self.resumes = is_unfinished(folder.path(), path);
-        self.root = Some(folder.metadata()?);
-        let mut file = folder
-            .file(mark)
+        let entries = self.list(path).map_err(ended)?;
+        let siblings = Siblings::of(&entries);
+        let root = folder
+            .metadata()
             .with_context(|| cannot_write(folder.path()))?;
-        let marked = file.set_len(0).and_then(|()| file.write_all(path));
+        self.root = Some(root);
+        let found = unfinished(folder.path(), path);
+        self.resumes = found.is_some();
+        // Should the source have got a file of that name since, it keeps the name that it had.
+        let name = found.unwrap_or_else(|| mark_name(&siblings));
+        let mut file = folder
+            .file(&name)
+            .with_context(|| cannot_write(folder.path()))?;
+        let content = mark(path, root.device, root.inode);
+        let marked = file.set_len(0).and_then(|()| file.write_all(&content));
         marked.with_context(|| cannot_write(folder.path()))?;
-        match self.directory(path, &folder, 0) {
-            Ok(()) => {}
-            Err(Trouble::File(error) | Trouble::All(error)) => return Err(error),
-        }
+        self.entries(path, &folder, &entries, 0).map_err(ended)?;
         if self.done.failed == 0 {
             folder
-                .remove(mark)
+                .remove(&name)
                 .with_context(|| cannot_write(folder.path()))?;
         }
         folder
@@ -129,13 +159,25 @@ impl<'a> Copier<'a> {
                 shown(path)
             )));
         }
-        for entry in self.list(path)? {
+        let entries = self.list(path)?;
+        self.entries(path, folder, &entries, depth)
+    }
+
+    fn entries(
+        &mut self,
+        path: &[u8],
+        folder: &Folder,
+        entries: &[Entry],
+        depth: usize,
+    ) -> Result<(), Trouble> {
+        let siblings = Siblings::of(entries);
+        for entry in entries {
             let mut inner = path.to_vec();
             if inner.last() != Some(&b'/') {
                 inner.push(b'/');
             }
             inner.extend(&entry.name);
-            match self.entry(&inner, folder, &entry, depth) {
+            match self.entry(&inner, folder, entry, &siblings, depth) {
                 Err(Trouble::File(error)) => {
                     self.done.failed += 1;
                     self.progress.say(&format!("ringmail: {error:#}"));
@@ -151,11 +193,12 @@ impl<'a> Copier<'a> {
         path: &[u8],
         folder: &Folder,
         entry: &Entry,
+        siblings: &Siblings,
         depth: usize,
     ) -> Result<(), Trouble> {
         let name = OsStr::from_bytes(&entry.name);
         match entry.metadata.kind {
-            Kind::File => self.file(path, folder, name),
+            Kind::File => self.file(path, folder, name, siblings),
             Kind::Directory => {
                 let is_root = |root: Metadata| root.is_same_file(&entry.metadata);
                 if self.is_local && self.root.is_some_and(is_root) {
@@ -168,9 +211,8 @@ impl<'a> Copier<'a> {
                     .with_context(|| cannot_write(subfolder.path()))
                     .map_err(Trouble::File)
             }
-            Kind::Symlink => {
-                link(folder, name, OsStr::from_bytes(&entry.target)).map_err(Trouble::File)
-            }
+            Kind::Symlink => link(folder, name, siblings, OsStr::from_bytes(&entry.target))
+                .map_err(Trouble::File),
             Kind::Special => Err(Trouble::File(anyhow!(
                 "{} is neither a regular file nor a directory",
                 shown(path)
@@ -178,23 +220,28 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn file(&mut self, path: &[u8], folder: &Folder, name: &OsStr) -> Result<(), Trouble> {
-        let opened = self.open(path)?;
-        let brought = match self.bring(path, &opened, folder, name) {
+    fn file(
+        &mut self,
+        path: &[u8],
+        folder: &Folder,
+        name: &OsStr,
+        siblings: &Siblings,
+    ) -> Result<(), Trouble> {
+        let mut open = self.open(path)?;
+        let first = open.opened;
+        let brought = match self.bring(path, &mut open, folder, name, siblings) {
             Err(Trouble::File(error)) => {
-                self.close(&opened)?;
+                // Should that fail too, the next request finds out.
+                let _ = self.close(path, &open);
                 return Err(Trouble::File(error));
             }
             other => other?,
         };
         let unchanged =
-            self.close(&opened)
-                .and_then(|now| match opened.metadata.is_unchanged(&now) {
+            self.close(path, &open)
+                .and_then(|now| match first.metadata.is_unchanged(&now) {
                     true => Ok(()),
-                    false => Err(Trouble::File(anyhow!(
-                        "{} changed while it was copied",
-                        shown(path)
-                    ))),
+                    false => Err(changed(path)),
                 });
         let (partial, fetched) = brought;
         if let Some(partial) = partial {
@@ -203,10 +250,10 @@ impl<'a> Copier<'a> {
                 return unchanged;
             }
             partial
-                .commit(&opened.metadata, self.durable)
+                .commit(&first.metadata, self.durable)
                 .map_err(Trouble::File)?;
         }
-        self.count(&opened, &fetched);
+        self.count(&first, &fetched);
         unchanged
     }
 
@@ -214,67 +261,93 @@ impl<'a> Copier<'a> {
     fn bring<'f>(
         &mut self,
         path: &[u8],
-        opened: &Opened,
+        open: &mut Open,
         folder: &'f Folder,
         name: &'f OsStr,
+        siblings: &Siblings,
     ) -> Result<(Option<Partial<'f>>, Fetched), Trouble> {
-        if opened.metadata.kind != Kind::File {
+        let metadata = open.opened.metadata;
+        if metadata.kind != Kind::File {
             return Err(Trouble::File(anyhow!(
                 "{} is no file any more",
                 shown(path)
             )));
         }
-        self.progress.expect(opened.metadata.size, name);
+        self.progress.expect(metadata.size, name);
         if self.resumes
-            && let Some(fetched) = self.is_there(opened, folder, name)?
+            && let Some(fetched) = self.is_there(path, open, folder, name)?
         {
             return Ok((None, fetched));
         }
-        let mut partial =
-            Partial::open(folder, name, &opened.metadata, self.block_len).map_err(Trouble::File)?;
-        match self.fill(opened, &mut partial) {
+        let mut partial = Partial::open(folder, name, siblings, &metadata, self.block_len)
+            .map_err(Trouble::File)?;
+        match self.fill(path, open, &mut partial) {
             Ok(fetched) => Ok((Some(partial), fetched)),
             Err(Trouble::File(error)) => {
                 partial.discard();
-                Err(Trouble::File(error))
+                Err(Trouble::File(
+                    error.context(cannot_write(&folder.path().join(name))),
+                ))
             }
-            Err(Trouble::All(error)) if partial.is_resumable() => {
+            Err(Trouble::All(error) | Trouble::Lost(Lost { error, .. }))
+                if partial.is_resumable() =>
+            {
                 let advice = "interrupted; the same command goes on where this one stopped";
                 Err(Trouble::All(error.context(advice)))
             }
-            Err(Trouble::All(error)) => {
+            Err(trouble) => {
                 partial.discard();
-                Err(Trouble::All(error))
+                Err(trouble)
             }
         }
     }
 
-    fn fill(&mut self, opened: &Opened, partial: &mut Partial<'_>) -> Result<Fetched, Trouble> {
-        if opened.metadata.size == 0 {
+    fn fill(
+        &mut self,
+        path: &[u8],
+        open: &mut Open,
+        partial: &mut Partial<'_>,
+    ) -> Result<Fetched, Trouble> {
+        if open.opened.metadata.size == 0 {
             return Ok(Fetched::default());
         }
-        let region = self.region(partial.memory().clone())?;
         let held = partial.held().to_vec();
-        let progress = &mut |bytes| self.progress.add(bytes);
-        let transfer = Transfer::new(
-            self.session,
-            opened,
-            &region,
-            self.block_len,
-            &held,
-            progress,
-        );
-        transfer.with_journal(partial.journal()).run()
+        let transfer = Transfer::new(&open.opened, partial.file(), self.block_len, &held);
+        let mut transfer = transfer.reporting(partial.journal(), &self.progress);
+        self.run(path, open, &mut transfer)
+    }
+
+    /// Runs a transfer to its end, over as many connections as it takes.
+    fn run(
+        &mut self,
+        path: &[u8],
+        open: &mut Open,
+        transfer: &mut Transfer<'_>,
+    ) -> Result<Fetched, Trouble> {
+        loop {
+            match transfer.run(self.session, &mut self.store, &open.opened) {
+                Err(Trouble::Lost(lost)) => {
+                    self.return_to_server(lost)?;
+                    let again = self.open(path)?;
+                    if !open.opened.metadata.is_unchanged(&again.opened.metadata) {
+                        return Err(changed(path));
+                    }
+                    *open = again;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// What an earlier copy finished: it looks like its source, and every block is right.
     fn is_there(
         &mut self,
-        opened: &Opened,
+        path: &[u8],
+        open: &mut Open,
         folder: &Folder,
         name: &OsStr,
     ) -> Result<Option<Fetched>, Trouble> {
-        let source = &opened.metadata;
+        let source = open.opened.metadata;
         let alike = |found: &Metadata| {
             found.kind == Kind::File
                 && (found.size, found.modified) == (source.size, source.modified)
@@ -282,111 +355,127 @@ impl<'a> Copier<'a> {
         if !folder.stat(name).ok().flatten().as_ref().is_some_and(alike) {
             return Ok(None);
         }
-        let Ok(mapping) = folder.existing(name).and_then(FileMapping::map_read) else {
+        let Ok(file) = folder.existing(name) else {
             return Ok(None);
         };
-        let sums = self.sums(opened)?;
-        let memory = mapping.memory();
-        let mut block = vec![0; self.block_len as usize];
-        let mut crc32c = 0;
-        for (number, &sum) in sums.iter().enumerate() {
-            let start = number * self.block_len as usize;
-            let len = memory
-                .len()
-                .saturating_sub(start)
-                .min(self.block_len as usize);
-            let block = &mut block[..len];
-            if memory.copy_out(start, block).is_err() || crc32c::crc32c(block) != sum {
-                return Ok(None);
-            }
-            crc32c = crc32c::crc32c_combine(crc32c, sum, len);
+        if source.size == 0 {
+            return Ok(Some(Fetched::default()));
         }
-        self.progress.add(source.size);
-        Ok(Some(Fetched {
-            crc32c,
-            resumed: source.size,
-            ..Fetched::default()
-        }))
-    }
-
-    /// All checksums of a file.
-    fn sums(&mut self, opened: &Opened) -> Result<Vec<u32>, Trouble> {
-        let blocks = opened.metadata.size.div_ceil(self.block_len.into());
-        let mut sums = Vec::new();
-        while (sums.len() as u64) < blocks {
-            let first = sums.len() as u64;
-            let request = Request::Checksums {
-                handle: opened.handle,
-                block_len: self.block_len,
-                first,
-                count: (blocks - first).min(crate::protocol::MAX_CHECKSUMS.into()) as u32,
-            };
-            match self.call(&request)? {
-                Reply::Checksums(some) if !some.is_empty() => sums.extend(some),
-                _ => return Err(nonsense()),
+        let mut transfer = Transfer::of_all_held(&open.opened, Arc::new(file), self.block_len);
+        match self.run(path, open, &mut transfer) {
+            Ok(fetched) => {
+                self.progress.add(source.size);
+                Ok(Some(fetched))
             }
+            // It is another, or cannot be read: the copy will tell.
+            Err(Trouble::File(_)) => Ok(None),
+            Err(trouble) => Err(trouble),
         }
-        Ok(sums)
     }
 
     /// The entries of a directory.
     fn list(&mut self, path: &[u8]) -> Result<Vec<Entry>, Trouble> {
-        let opened = self.open(path)?;
-        let size = opened.metadata.size;
-        if opened.metadata.kind != Kind::Directory || size > MAX_LISTING {
+        let mut open = self.open(path)?;
+        let size = open.opened.metadata.size;
+        if open.opened.metadata.kind != Kind::Directory || size > MAX_LISTING {
             return Err(Trouble::File(anyhow!("{} cannot be listed", shown(path))));
         }
-        let mut listing = vec![0; size as usize];
+        let listing = Arc::new(Mutex::new(vec![0; size as usize]));
         if size > 0 {
-            let region = self.region(Memory::allocate(listing.len()))?;
-            let fetched = Transfer::new(
-                self.session,
-                &opened,
-                &region,
-                self.block_len,
-                &[],
-                &mut |_| (),
-            )
-            .run()?;
-            self.done.reads += fetched.reads;
-            region
-                .read(0, &mut listing)
-                .expect("it is as long as the region");
+            let destination: Arc<dyn Destination> = Arc::<Mutex<Vec<u8>>>::clone(&listing);
+            let mut transfer = Transfer::new(&open.opened, destination, self.block_len, &[]);
+            self.done.reads += self.run(path, &mut open, &mut transfer)?.reads;
         }
-        self.close(&opened)?;
+        self.close(path, &open)?;
+        let listing = listing.lock().expect("nothing under the lock panics");
         read_listing(&listing).map_err(|malformed| Trouble::All(malformed.into()))
     }
 
-    fn region(&self, memory: Memory) -> Result<MemoryRegion, Trouble> {
-        let registered = self.session.domain().register(memory, Access::LOCAL);
-        registered.map_err(|error| {
-            Trouble::All(anyhow!(error).context("cannot register the destination"))
-        })
-    }
-
-    fn open(&mut self, path: &[u8]) -> Result<Opened, Trouble> {
-        match self.call(&Request::Open {
+    fn open(&mut self, path: &[u8]) -> Result<Open, Trouble> {
+        let request = Request::Open {
             path: path.to_vec(),
-        })? {
+        };
+        match self.call(&request)? {
             // What does not fit into memory cannot be mapped; and a region says how long it is.
-            Reply::Opened(opened) if isize::try_from(opened.metadata.size).is_ok() => Ok(opened),
+            Reply::Opened(opened) if isize::try_from(opened.metadata.size).is_ok() => Ok(Open {
+                opened,
+                epoch: self.session.epoch(),
+            }),
             _ => Err(nonsense()),
         }
     }
 
-    fn close(&mut self, opened: &Opened) -> Result<Metadata, Trouble> {
-        match self.call(&Request::Close {
-            handle: opened.handle,
-        })? {
+    /// Closes a file; answers its metadata as it is now.
+    fn close(&mut self, path: &[u8], open: &Open) -> Result<Metadata, Trouble> {
+        let request = Request::Close {
+            handle: open.opened.handle,
+        };
+        let is_open = !self.session.is_lost() && self.session.epoch() == open.epoch;
+        let answer = match is_open.then(|| self.session.call(&request)) {
+            Some(Ok(answer)) => answer.map_err(|failure| Trouble::File(failure.into()))?,
+            lost => {
+                if let Some(Err(lost)) = lost {
+                    self.return_to_server(lost)?;
+                }
+                // It was closed with its connection.
+                self.call(&Request::Stat {
+                    path: path.to_vec(),
+                })?
+            }
+        };
+        match answer {
             Reply::Metadata(metadata) => Ok(metadata),
             _ => Err(nonsense()),
         }
     }
 
+    /// Sends a request that is the same to any connection, over the next one if this one is lost.
     fn call(&mut self, request: &Request) -> Result<Reply, Trouble> {
-        self.session
-            .call(request)?
-            .map_err(|failure| Trouble::File(failure.into()))
+        loop {
+            if self.session.is_lost() {
+                self.reconnect()?;
+            }
+            match self.session.call(request) {
+                Ok(answer) => return answer.map_err(|failure| Trouble::File(failure.into())),
+                Err(lost) => self.return_to_server(lost)?,
+            }
+        }
+    }
+
+    /// Connects once more after the connection was lost, if that makes sense, and says so.
+    fn return_to_server(&mut self, lost: Lost) -> Result<(), Trouble> {
+        if lost.cause == Cause::Nonsense {
+            return Err(lost.into());
+        }
+        if self.progressed < self.progress.bytes() {
+            self.progressed = self.progress.bytes();
+            self.attempts = 0;
+        }
+        while self.attempts < MAX_ATTEMPTS && (self.may_return)() {
+            if self.attempts > 0 {
+                thread::sleep(PAUSE);
+            }
+            self.attempts += 1;
+            self.progress.say(&format!(
+                "ringmail: {:#}; connecting once more ({} of {MAX_ATTEMPTS})",
+                lost.error, self.attempts
+            ));
+            if self.session.reconnect().is_ok() {
+                return Ok(());
+            }
+        }
+        Err(Trouble::All(lost.error))
+    }
+
+    /// Connects once more after a file took the connection with it: that was said already.
+    fn reconnect(&mut self) -> Result<(), Trouble> {
+        match self.session.reconnect() {
+            Ok(()) => Ok(()),
+            Err(error) => self.return_to_server(Lost {
+                cause: Cause::Silence,
+                error,
+            }),
+        }
     }
 
     fn count(&mut self, opened: &Opened, fetched: &Fetched) {
@@ -406,8 +495,8 @@ fn subfolder(folder: &Folder, name: &OsStr) -> anyhow::Result<Folder> {
 }
 
 /// Makes a symbolic link, in place of an earlier one.
-fn link(folder: &Folder, name: &OsStr, target: &OsStr) -> anyhow::Result<()> {
-    let part = OsString::from(LINK_PART);
+fn link(folder: &Folder, name: &OsStr, siblings: &Siblings, target: &OsStr) -> anyhow::Result<()> {
+    let part = siblings.spare(|number| OsString::from(numbered(LINK_PART, number)));
     let make = || -> io::Result<()> {
         if folder
             .stat(name)?
@@ -420,6 +509,18 @@ fn link(folder: &Folder, name: &OsStr, target: &OsStr) -> anyhow::Result<()> {
         folder.rename(&part, name)
     };
     make().with_context(|| cannot_write(&folder.path().join(name)))
+}
+
+/// What ended the whole copy.
+fn ended(trouble: Trouble) -> anyhow::Error {
+    match trouble {
+        Trouble::File(error) | Trouble::All(error) => error,
+        Trouble::Lost(lost) => lost.error,
+    }
+}
+
+fn changed(path: &[u8]) -> Trouble {
+    Trouble::File(anyhow!("{} changed while it was copied", shown(path)))
 }
 
 fn nonsense() -> Trouble {
@@ -435,6 +536,12 @@ fn shown(path: &[u8]) -> impl std::fmt::Display + '_ {
 fn cannot_write(path: &std::path::Path) -> String {
     format!("cannot write {}", path.display())
 }
+
+/// How often a server that was lost is connected to once more before something is verified.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Between one attempt and the next.
+const PAUSE: Duration = Duration::from_secs(1);
 
 const LINK_PART: &str = ".ringmail-link-part";
 

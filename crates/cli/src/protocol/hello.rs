@@ -128,7 +128,7 @@ impl Token {
 }
 
 const MAGIC: &[u8; 8] = b"ringmail";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -153,7 +153,7 @@ mod tests {
         };
         assert!(refused(other).unwrap_err().contains("another"));
         let newer = Hello {
-            version: 2,
+            version: VERSION + 1,
             ..hello
         };
         assert!(refused(newer).unwrap_err().contains("versions"));

@@ -9,7 +9,7 @@ use std::fmt;
 use fabric::RemoteRegion;
 
 use super::fields::{Fields, put_string};
-use super::{BLOCK_RANGE, MAX_CHECKSUMS, MAX_PATH, Malformed, Metadata};
+use super::{BLOCK_RANGE, MAX_CHECKSUMS, MAX_PATH, MAX_RUNS, Malformed, Metadata};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,15 @@ pub(crate) enum Request {
         /// Blocks, 1 to [`MAX_CHECKSUMS`].
         count: u32,
     },
+    /// Which blocks of an opened file have data, and which are holes.
+    Layout {
+        /// From [`Opened`].
+        handle: u32,
+        /// Bytes of a block, as of [`Request::Checksums`].
+        block_len: u32,
+        /// Number of the first block.
+        first: u64,
+    },
     /// End what [`Request::Open`] began; answers the metadata as it is now.
     Close {
         /// From [`Opened`].
@@ -55,6 +64,8 @@ pub(crate) enum Reply {
     Opened(Opened),
     /// To [`Request::Checksums`]: one for each block.
     Checksums(Vec<u32>),
+    /// To [`Request::Layout`].
+    Layout(Layout),
     /// To [`Request::Counters`].
     Counters(Vec<Counter>),
     /// To [`Request::Ping`].
@@ -72,6 +83,26 @@ pub(crate) struct Opened {
     pub(crate) metadata: Metadata,
     /// Where its bytes are; of no meaning if there are none.
     pub(crate) region: RemoteRegion,
+    /// Whether it may have holes, so that asking for its layout is worth it.
+    pub(crate) is_sparse: bool,
+}
+
+/// Which blocks have data, as far as one reply tells. A block without data holds zeros only.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Layout {
+    /// The first block that it says nothing of, more than was asked for.
+    pub(crate) end: u64,
+    /// Blocks that have data, in order, at most [`MAX_RUNS`] runs.
+    pub(crate) data: Vec<Run>,
+}
+
+/// Consecutive blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The first.
+    pub(crate) first: u64,
+    /// How many, at least one.
+    pub(crate) count: u64,
 }
 
 /// Something that a device counted.
@@ -139,6 +170,16 @@ impl Request {
                 into.extend(first.to_be_bytes());
                 into.extend(count.to_be_bytes());
             }
+            Self::Layout {
+                handle,
+                block_len,
+                first,
+            } => {
+                start(LAYOUT);
+                into.extend(handle.to_be_bytes());
+                into.extend(block_len.to_be_bytes());
+                into.extend(first.to_be_bytes());
+            }
             Self::Close { handle } => {
                 start(CLOSE);
                 into.extend(handle.to_be_bytes());
@@ -178,6 +219,19 @@ impl Request {
                     count,
                 }
             }
+            LAYOUT => {
+                let handle = fields.u32()?;
+                let block_len = fields.u32()?;
+                let first = fields.u64()?;
+                if !BLOCK_RANGE.contains(&block_len) {
+                    return Err(Malformed("a layout request out of range"));
+                }
+                Self::Layout {
+                    handle,
+                    block_len,
+                    first,
+                }
+            }
             CLOSE => Self::Close {
                 handle: fields.u32()?,
             },
@@ -207,11 +261,21 @@ impl Reply {
                 into.extend(opened.handle.to_be_bytes());
                 opened.metadata.write(into);
                 into.extend(opened.region.to_bytes());
+                into.push(opened.is_sparse.into());
             }
             Self::Checksums(checksums) => {
                 start(CHECKSUM_LIST);
                 into.extend((checksums.len() as u32).to_be_bytes());
                 into.extend(checksums.iter().flat_map(|checksum| checksum.to_be_bytes()));
+            }
+            Self::Layout(layout) => {
+                start(RUN_LIST);
+                into.extend(layout.end.to_be_bytes());
+                into.extend((layout.data.len() as u16).to_be_bytes());
+                for run in &layout.data {
+                    into.extend(run.first.to_be_bytes());
+                    into.extend(run.count.to_be_bytes());
+                }
             }
             Self::Counters(counters) => {
                 start(COUNTER_LIST);
@@ -249,6 +313,7 @@ impl Reply {
                 }
                 Self::Checksums((0..count).map(|_| fields.u32()).collect::<Result<_, _>>()?)
             }
+            RUN_LIST => Self::Layout(layout(&mut fields)?),
             COUNTER_LIST => {
                 let count = fields.u8()?;
                 let counters = (0..count).map(|_| counter(&mut fields));
@@ -318,11 +383,33 @@ fn opened(fields: &mut Fields<'_>) -> Result<Opened, Malformed> {
     let metadata = Metadata::read(fields)?;
     let region = RemoteRegion::from_bytes(fields.bytes(RemoteRegion::WIRE_LEN)?)
         .expect("all its bytes are there");
+    let is_sparse = fields.u8()? != 0;
     Ok(Opened {
         handle,
         metadata,
         region,
+        is_sparse,
     })
+}
+
+fn layout(fields: &mut Fields<'_>) -> Result<Layout, Malformed> {
+    let end = fields.u64()?;
+    let count = usize::from(fields.u16()?);
+    if count > MAX_RUNS {
+        return Err(Malformed("too many runs of data"));
+    }
+    let mut data = Vec::with_capacity(count);
+    let mut free = 0;
+    for _ in 0..count {
+        let (first, count) = (fields.u64()?, fields.u64()?);
+        let next = first.checked_add(count);
+        let Some(next) = next.filter(|&next| first >= free && count > 0 && next <= end) else {
+            return Err(Malformed("runs of data that are none"));
+        };
+        free = next;
+        data.push(Run { first, count });
+    }
+    Ok(Layout { end, data })
 }
 
 fn counter(fields: &mut Fields<'_>) -> Result<Counter, Malformed> {
@@ -364,11 +451,13 @@ const CHECKSUMS: u8 = 3;
 const CLOSE: u8 = 4;
 const COUNTERS: u8 = 5;
 const PING: u8 = 6;
+const LAYOUT: u8 = 7;
 const METADATA: u8 = 129;
 const OPENED: u8 = 130;
 const CHECKSUM_LIST: u8 = 131;
 const COUNTER_LIST: u8 = 132;
 const PONG: u8 = 133;
+const RUN_LIST: u8 = 134;
 const FAILED: u8 = 255;
 
 #[cfg(test)]
@@ -406,6 +495,11 @@ mod tests {
                 first: 7,
                 count: MAX_CHECKSUMS,
             },
+            Request::Layout {
+                handle: 2,
+                block_len: 1 << 20,
+                first: 1 << 33,
+            },
             Request::Close { handle: 9 },
             Request::Counters,
             Request::Ping,
@@ -424,8 +518,18 @@ mod tests {
                 handle: 5,
                 metadata: metadata(),
                 region,
+                is_sparse: true,
             }),
             Reply::Checksums(vec![7; MAX_CHECKSUMS as usize]),
+            Reply::Layout(Layout {
+                end: 1 << 40,
+                data: (0..MAX_RUNS as u64)
+                    .map(|number| Run {
+                        first: 3 * number,
+                        count: 2,
+                    })
+                    .collect(),
+            }),
             Reply::Counters(vec![
                 Counter {
                     name: "n".repeat(MAX_COUNTER_NAME),
@@ -483,6 +587,22 @@ mod tests {
     }
 
     #[test]
+    fn runs_that_overlap_or_lead_beyond_their_end_are_refused() {
+        for runs in [
+            &[(0, 0)][..],
+            &[(0, 2), (1, 2)],
+            &[(9, 2)],
+            &[(u64::MAX, 2)],
+        ] {
+            let run = |&(first, count)| Run { first, count };
+            let data = runs.iter().map(run).collect();
+            let mut bytes = Vec::new();
+            Reply::Layout(Layout { end: 10, data }).write(1, &mut bytes);
+            assert!(Reply::read(&bytes).is_err(), "{runs:?} were accepted");
+        }
+    }
+
+    #[test]
     fn a_reason_cannot_move_the_cursor_and_is_cut_between_characters() {
         let failure = Failure::new(FailureKind::Other, format!("\x1b[2J{}", "é".repeat(600)));
         let mut bytes = Vec::new();
@@ -502,7 +622,7 @@ mod tests {
         }
 
         #[test]
-        fn no_damage_makes_reading_panic(which in 0usize..6, at in 0usize..9000, value: u8) {
+        fn no_damage_makes_reading_panic(which in 0usize..7, at in 0usize..9000, value: u8) {
             let mut bytes = Vec::new();
             requests()[which].write(1, &mut bytes);
             let len = bytes.len();

@@ -1,7 +1,7 @@
 //! One client: takes its requests, answers them, and forgets everything of it when it goes.
 //!
-//! Requests are served where they arrive, except for checksums, which take long: a worker of the connection computes those,
-//! so that the connection's thread is always free to drive the device that answers the client's reads.
+//! Requests are served where they arrive, except for checksums and layouts, which take long: a worker of the connection makes
+//! those, so that the connection's thread is always free to drive the device that answers the client's reads.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -35,8 +35,8 @@ pub(super) struct Connection {
 pub(super) enum End {
     /// The client broke the protocol.
     Malformed(Malformed),
-    /// Nothing was heard for [`IDLE`].
-    Idle,
+    /// Nothing was heard for so long.
+    Idle(Duration),
     /// The device answered this.
     Device(Error),
     /// The client asks more than it takes replies.
@@ -114,11 +114,12 @@ impl Connection {
         let connected = self.replies.endpoint.wait_connected(HANDSHAKE);
         connected.map_err(End::Device)?;
         let mut completions = Vec::with_capacity(WINDOW);
+        let mut patience = HANDSHAKE;
         loop {
             if self.cq.poll(&mut completions, WINDOW) == 0
-                && !self.cq.wait(IDLE).map_err(End::Device)?
+                && !self.cq.wait(patience).map_err(End::Device)?
             {
-                return Err(End::Idle);
+                return Err(End::Idle(patience));
             }
             for completion in completions.drain(..) {
                 if !completion.status.is_success() {
@@ -126,6 +127,7 @@ impl Connection {
                     return Ok(());
                 }
                 if completion.opcode.is_receive() {
+                    patience = IDLE;
                     self.receive(completion, jobs)?;
                 } else if let Some(buf) = completion.into_buf() {
                     self.replies.give_back(buf);
@@ -144,25 +146,21 @@ impl Connection {
             posted.map_err(|refused| End::Device(device::refused(&self.domain, &refused)))?;
         }
         let reply = match request {
-            Request::Checksums {
-                handle,
-                block_len,
-                first,
-                count,
-            } => match self.file(handle) {
-                Ok(file) => {
-                    let job = Job {
-                        number,
-                        file: Arc::clone(file),
-                        block_len,
-                        first,
-                        count,
-                    };
-                    // A client that has more than a window of them unanswered is no client of ours.
-                    return jobs.try_send(job).map_err(|_| End::Deaf);
+            Request::Checksums { handle, .. } | Request::Layout { handle, .. } => {
+                match self.file(handle) {
+                    Ok(file) => {
+                        let file = Arc::clone(file);
+                        let job = Job {
+                            number,
+                            file,
+                            request,
+                        };
+                        // A client that has more than a window of them unanswered is no client of ours.
+                        return jobs.try_send(job).map_err(|_| End::Deaf);
+                    }
+                    Err(failure) => Err(failure),
                 }
-                Err(failure) => Err(failure),
-            },
+            }
             other => self.answer(other),
         };
         self.replies
@@ -182,7 +180,9 @@ impl Connection {
             }
             Request::Counters => Ok(Reply::Counters(device::counters(&self.domain))),
             Request::Ping => Ok(Reply::Pong),
-            Request::Checksums { .. } => unreachable!("given to the worker"),
+            Request::Checksums { .. } | Request::Layout { .. } => {
+                unreachable!("given to the worker")
+            }
         }
     }
 
@@ -198,6 +198,7 @@ impl Connection {
             handle,
             metadata: file.metadata(),
             region: file.remote(),
+            is_sparse: file.is_sparse(),
         };
         self.files.insert(handle, Arc::new(file));
         Ok(opened)
@@ -236,20 +237,29 @@ impl Replies {
     }
 }
 
-/// Checksums to compute.
+/// What takes long: checksums to compute, holes to find.
 struct Job {
     number: u32,
     file: Arc<OpenFile>,
-    block_len: u32,
-    first: u64,
-    count: u32,
+    request: Request,
 }
 
 impl Job {
     fn run_all(jobs: &Receiver<Self>, replies: &Replies) {
         for job in jobs {
-            let sums = job.file.checksums(job.block_len, job.first, job.count);
-            let reply = sums.map_or_else(Reply::Failed, Reply::Checksums);
+            let reply = match job.request {
+                Request::Checksums {
+                    block_len,
+                    first,
+                    count,
+                    ..
+                } => (job.file.checksums(block_len, first, count)).map(Reply::Checksums),
+                Request::Layout {
+                    block_len, first, ..
+                } => job.file.layout(block_len, first).map(Reply::Layout),
+                _ => unreachable!("answered where it arrived"),
+            };
+            let reply = reply.unwrap_or_else(Reply::Failed);
             if replies.send(job.number, &reply).is_err() {
                 replies.endpoint.disconnect();
             }
@@ -264,8 +274,9 @@ const MAX_REPLIES: usize = 4 * WINDOW;
 /// A client that says nothing for this long is taken for dead; ours speaks every quarter of it.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// A client that was accepted and is not connected by then has given up.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A client that was accepted and is not connected by then has given up; one that is connected and asks for nothing by then
+/// never will.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Most files that a client may have open at once.
 const MAX_OPEN: usize = 64;
@@ -274,7 +285,7 @@ impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Malformed(malformed) => malformed.fmt(f),
-            Self::Idle => write!(f, "nothing was heard for {} s", IDLE.as_secs()),
+            Self::Idle(patience) => write!(f, "nothing was heard for {} s", patience.as_secs()),
             Self::Device(error) => error.fmt(f),
             Self::Refused(error) => write!(f, "a reply could not be sent: {error}"),
             Self::Deaf => f.write_str("the client does not take its replies"),

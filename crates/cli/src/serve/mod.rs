@@ -6,6 +6,7 @@
 //! is why it is this machine's own address unless the user says otherwise.
 
 mod connection;
+mod guests;
 mod opened;
 mod roots;
 
@@ -13,7 +14,6 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,12 +21,11 @@ use anyhow::Context as _;
 use clap::Args;
 use fabric::{Address, ConnectionRequest, Domain, Error, Hints, Listener};
 
-pub(crate) use opened::checksum;
-
 use crate::args::Common;
 use crate::protocol::{Hello, Service, Token};
 use crate::{child, device, url};
 use connection::Connection;
+use guests::Guests;
 use roots::Roots;
 
 /// Serve directories to `ringmail cp` until interrupted
@@ -38,7 +37,7 @@ pub(crate) struct Arguments {
     /// Listen at this address instead of one that only this machine reaches; the port is 7471 unless given
     #[arg(long, value_name = "HOST[:PORT]")]
     listen: Option<String>,
-    /// Serve the parent process once
+    /// Serve the parent process until it ends
     #[arg(long, hide = true)]
     for_parent: bool,
 }
@@ -66,8 +65,7 @@ fn run_for_parent(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     match opened {
         Ok(server) => {
             child::answer_parent(&Ok(server.address()))?;
-            server.serve_one()?;
-            Ok(ExitCode::SUCCESS)
+            server.serve()
         }
         Err(error) => {
             child::answer_parent(&Err(error))?;
@@ -148,17 +146,20 @@ impl Server {
     ///
     /// # Errors
     /// What the device answers when it cannot go on.
-    fn serve(&self) -> anyhow::Result<ExitCode> {
-        let clients = Arc::new(AtomicUsize::new(0));
+    pub(crate) fn serve(&self) -> anyhow::Result<ExitCode> {
+        let guests = Arc::new(Guests::default());
         loop {
             let Some((request, from)) = self.next_request()? else {
                 continue;
             };
-            if clients.load(Ordering::Relaxed) >= MAX_CLIENTS {
-                tracing::warn!(%from, "refused: {MAX_CLIENTS} clients are connected");
-                reject(request, "the server has too many clients");
-                continue;
-            }
+            let place = match guests.admit(&from) {
+                Ok(place) => place,
+                Err(reason) => {
+                    tracing::warn!(%from, "refused: {reason}");
+                    reject(request, reason);
+                    continue;
+                }
+            };
             let connection = match self.accept(request) {
                 Ok(connection) => connection,
                 Err(error) => {
@@ -166,7 +167,6 @@ impl Server {
                     continue;
                 }
             };
-            let place = Place::take(&clients);
             let spawned = thread::Builder::new()
                 .name("client".to_owned())
                 .spawn(move || {
@@ -176,19 +176,6 @@ impl Server {
             // Of threads there may be more another time; the clients that are here are served meanwhile.
             if let Err(error) = spawned {
                 tracing::warn!("cannot serve a client: {error}");
-            }
-        }
-    }
-
-    /// Serves the first client that shows the token, until it goes.
-    ///
-    /// # Errors
-    /// What the device answers.
-    pub(crate) fn serve_one(&self) -> anyhow::Result<()> {
-        loop {
-            if let Some((request, from)) = self.next_request()? {
-                serve_client(self.accept(request)?, &from);
-                return Ok(());
             }
         }
     }
@@ -226,29 +213,10 @@ fn serve_client(connection: Connection, from: &Address) {
     }
 }
 
-/// One of [`MAX_CLIENTS`], free again however its thread ends.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(clients: &Arc<AtomicUsize>) -> Self {
-        clients.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(clients))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 fn reject(request: ConnectionRequest, reason: &str) {
     // A device with less room for reasons refuses without one.
     let _ = request.reject(reason.as_bytes());
 }
-
-/// Most clients at once.
-const MAX_CLIENTS: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -1,15 +1,19 @@
 //! A file, or the listing of a directory, while a client may read it.
+//!
+//! Where its holes are is for the file system to say (`SEEK_DATA`, `SEEK_HOLE`); they are never read.
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
 
 use fabric::{Access, AccessError, Domain, FileMapping, MemoryRegion, RemoteRegion};
-use rustix::fs::{AtFlags, Dir, fstat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, SeekFrom, fstat, readlinkat, seek, statat};
 use rustix::io::Errno;
 
 use super::roots::{self, Roots};
-use crate::protocol::{Entry, Failure, FailureKind, Kind, Metadata, write_entry};
+use crate::protocol::{
+    Entry, Failure, FailureKind, Kind, Layout, MAX_RUNS, Metadata, Run, write_entry,
+};
 
 /// What is exposed to one client. Its region ends with it.
 #[derive(Debug)]
@@ -19,6 +23,7 @@ pub(super) struct OpenFile {
     metadata: Metadata,
     /// None where there are no bytes: devices register none.
     region: Option<MemoryRegion>,
+    is_sparse: bool,
 }
 
 impl OpenFile {
@@ -53,11 +58,13 @@ impl OpenFile {
             .then(|| domain.register(memory, Access::REMOTE_READ))
             .transpose()
             .map_err(|error| other(path, &error))?;
+        let is_sparse = metadata.kind == Kind::File && is_sparse(&file, metadata.size);
         Ok(Self {
             path: path.to_vec(),
             file,
             metadata,
             region,
+            is_sparse,
         })
     }
 
@@ -74,6 +81,11 @@ impl OpenFile {
             key: 0,
         };
         self.region.as_ref().map_or(nothing, MemoryRegion::remote)
+    }
+
+    /// Whether it may have holes.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.is_sparse
     }
 
     /// The metadata as it is now.
@@ -118,6 +130,28 @@ impl OpenFile {
             .map_err(|_| self.truncated())
     }
 
+    /// Which blocks from `first` on have data.
+    ///
+    /// # Errors
+    /// [`Failure`] for the client: a block behind the end.
+    pub(super) fn layout(&self, block_len: u32, first: u64) -> Result<Layout, Failure> {
+        let len = self.region.as_ref().map_or(0, MemoryRegion::len) as u64;
+        let block_len = u64::from(block_len);
+        let blocks = len.div_ceil(block_len);
+        if first >= blocks {
+            let message = format!("{} has no such block", roots::shown(&self.path));
+            return Err(Failure::new(FailureKind::Other, message));
+        }
+        if !self.is_sparse {
+            let count = blocks - first;
+            return Ok(Layout {
+                end: blocks,
+                data: vec![Run { first, count }],
+            });
+        }
+        Ok(data_runs(&self.file, block_len, first, blocks))
+    }
+
     /// Says so if the file was truncated while it was exposed.
     pub(super) fn check(&self) -> Result<(), Failure> {
         match &self.region {
@@ -149,15 +183,60 @@ fn is_generated(file: &File) -> bool {
     file.read_at(&mut [0], 0).is_ok_and(|read| read > 0)
 }
 
+/// Whether less is allocated than the file is long. Where more is, there may be holes all the same, but they save little.
+fn is_sparse(file: &File, size: u64) -> bool {
+    fstat(file).is_ok_and(|stat| stat.st_blocks as u64 * 512 < size)
+}
+
+/// The blocks with data among `first..blocks`, as far as [`MAX_SEEKS`] and [`MAX_RUNS`] go. What the file system does not say
+/// is taken for data.
+fn data_runs(file: &File, block_len: u64, first: u64, blocks: u64) -> Layout {
+    let mut data: Vec<Run> = Vec::new();
+    let mut next = first;
+    for _ in 0..MAX_SEEKS {
+        if next >= blocks {
+            break;
+        }
+        let found = match seek(file, SeekFrom::Data(next * block_len)) {
+            Ok(found) => found,
+            // Only a hole until the end.
+            Err(Errno::NXIO) => u64::MAX,
+            Err(_) => next * block_len,
+        };
+        let start = found / block_len;
+        if start >= blocks {
+            next = blocks;
+            break;
+        }
+        let end = match seek(file, SeekFrom::Hole(found)) {
+            Ok(end) => end.div_ceil(block_len).clamp(start + 1, blocks),
+            Err(_) => blocks,
+        };
+        let is_full = data.len() == MAX_RUNS;
+        match data.last_mut() {
+            Some(last) if last.first + last.count == start => last.count = end - last.first,
+            _ if is_full => {
+                next = start;
+                break;
+            }
+            _ => data.push(Run {
+                first: start,
+                count: end - start,
+            }),
+        }
+        next = end;
+    }
+    Layout { end: next, data }
+}
+
+/// Most pairs of questions to the file system for one request: a file of small pieces must not hold up what else is asked.
+const MAX_SEEKS: usize = 4096;
+
 /// The CRC32C of a range of exposed memory, as a snapshot.
 ///
 /// # Errors
 /// [`AccessError`].
-pub(crate) fn checksum(
-    region: &MemoryRegion,
-    start: usize,
-    len: usize,
-) -> Result<u32, AccessError> {
+fn checksum(region: &MemoryRegion, start: usize, len: usize) -> Result<u32, AccessError> {
     // Stays in the first-level cache between the copy and the sum.
     let mut chunk = [0; 16 << 10];
     let mut crc = 0;

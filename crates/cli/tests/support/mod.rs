@@ -297,6 +297,12 @@ impl Server {
         assert!(status.expect("prlimit is there").success());
     }
 
+    /// Has it stand still, or go on.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).expect("it runs");
+    }
+
     /// Ends it as if by a crash, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");

@@ -1,0 +1,306 @@
+//! Puts blocks into their destination, on a thread of its own: while one block is checksummed and written, the next arrives.
+//!
+//! The checksum is that of the bytes as they arrived, in private memory that nobody else writes; the same bytes are then handed
+//! to the file. Writing by calls is what makes a new file fast: pages that are written whole need not be zeroed first, as those
+//! of a mapping must.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use fabric::Buf;
+
+/// Where blocks go.
+pub(super) trait Destination: Send + Sync {
+    /// Stores bytes.
+    ///
+    /// # Errors
+    /// What the system answers.
+    fn put(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Reads bytes back.
+    ///
+    /// # Errors
+    /// What the system answers; `UnexpectedEof` where there are none.
+    fn get(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Says before anything is stored how many bytes will be.
+    ///
+    /// # Errors
+    /// `StorageFull` if there is no room for them.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
+
+    /// Makes a range all zeros, without storing them if that can be.
+    ///
+    /// # Errors
+    /// What the system answers.
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()>;
+}
+
+/// The thread and the way to it.
+#[derive(Debug)]
+pub(super) struct Store {
+    /// Taken to end the thread.
+    jobs: Option<Sender<Job>>,
+    done: Receiver<Stored>,
+    busy: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A block, its buffer, and the CRC32C of what was in it; or why it could not be stored.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) number: u64,
+    pub(super) buf: Buf,
+    pub(super) sum: io::Result<u32>,
+}
+
+struct Job {
+    destination: Arc<dyn Destination>,
+    number: u64,
+    offset: u64,
+    buf: Buf,
+    /// The bytes are there already, and only checksummed.
+    is_held: bool,
+}
+
+impl Store {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// What starting it answers.
+    pub(super) fn start() -> io::Result<Self> {
+        let (jobs, work) = channel::<Job>();
+        let (ready, done) = channel();
+        let thread = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || {
+                for job in work {
+                    if ready.send(job.run()).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            jobs: Some(jobs),
+            done,
+            busy: 0,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has the bytes of `buf` checksummed and stored.
+    pub(super) fn put(
+        &mut self,
+        destination: &Arc<dyn Destination>,
+        number: u64,
+        offset: u64,
+        buf: Buf,
+    ) {
+        self.start_job(destination, number, offset, buf, false);
+    }
+
+    /// Has what is stored checksummed, as many bytes as `buf` has.
+    pub(super) fn check(
+        &mut self,
+        destination: &Arc<dyn Destination>,
+        number: u64,
+        offset: u64,
+        buf: Buf,
+    ) {
+        self.start_job(destination, number, offset, buf, true);
+    }
+
+    /// Blocks that it has and that were not given back yet.
+    pub(super) fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// A block that is done, if there is one.
+    pub(super) fn poll(&mut self) -> Option<Stored> {
+        let stored = self.done.try_recv().ok()?;
+        self.busy -= 1;
+        Some(stored)
+    }
+
+    /// The next block that is done; none if there is none within `timeout`.
+    pub(super) fn wait(&mut self, timeout: Duration) -> Option<Stored> {
+        match self.done.recv_timeout(timeout) {
+            Ok(stored) => {
+                self.busy -= 1;
+                Some(stored)
+            }
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => panic!("the thread that stores blocks panicked"),
+        }
+    }
+
+    fn start_job(
+        &mut self,
+        destination: &Arc<dyn Destination>,
+        number: u64,
+        offset: u64,
+        buf: Buf,
+        is_held: bool,
+    ) {
+        let job = Job {
+            destination: Arc::clone(destination),
+            number,
+            offset,
+            buf,
+            is_held,
+        };
+        let jobs = self.jobs.as_ref().expect("taken only at the end");
+        jobs.send(job).expect("the thread lives as long as this");
+        self.busy += 1;
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, that was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Job {
+    fn run(self) -> Stored {
+        let Self {
+            destination,
+            number,
+            offset,
+            mut buf,
+            is_held,
+        } = self;
+        let sum = if is_held {
+            destination
+                .get(offset, &mut buf)
+                .map(|()| crc32c::crc32c(&buf))
+        } else {
+            let sum = crc32c::crc32c(&buf);
+            destination.put(offset, &buf).map(|()| sum)
+        };
+        Stored { number, buf, sum }
+    }
+}
+
+/// A file that has its length already.
+impl Destination for File {
+    fn put(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn get(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let room = rustix::fs::fstatvfs(self)?;
+        // Some network file systems do not know.
+        if room.f_blocks == 0 {
+            return Ok(());
+        }
+        let free = room.f_bfree.saturating_mul(room.f_frsize);
+        let own = rustix::fs::fstat(self)?.st_blocks as u64 * 512;
+        if bytes > free.saturating_add(own) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{FallocateFlags, fallocate};
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if fallocate(self, flags, offset, len).is_ok() {
+                return Ok(());
+            }
+        }
+        let zeros = vec![0; len.min(1 << 20) as usize];
+        let mut done = 0;
+        while done < len {
+            let some = &zeros[..(len - done).min(1 << 20) as usize];
+            self.write_all_at(some, offset + done)?;
+            done += some.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes for ourselves, as long as they are to be.
+impl Destination for Mutex<Vec<u8>> {
+    fn put(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut memory = self.lock().expect("nothing under the lock panics");
+        let memory = memory.get_mut(offset as usize..).unwrap_or_default();
+        let place = memory.get_mut(..bytes.len());
+        place
+            .ok_or(io::ErrorKind::StorageFull)?
+            .copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn get(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let memory = self.lock().expect("nothing under the lock panics");
+        let memory = memory.get(offset as usize..).unwrap_or_default();
+        let there = memory.get(..bytes.len());
+        bytes.copy_from_slice(there.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn reserve(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn clear(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.put(offset, &vec![0; len as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_stored_with_its_checksum_and_found_again() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(100).unwrap();
+        let file: Arc<dyn Destination> = Arc::new(file);
+        let mut store = Store::start().unwrap();
+        store.put(&file, 7, 95, Buf::from(&b"block"[..]));
+        assert_eq!(store.busy(), 1);
+        let stored = store.wait(SOON).expect("it is stored");
+        assert_eq!((stored.number, store.busy()), (7, 0));
+        assert_eq!(stored.sum.unwrap(), crc32c::crc32c(b"block"));
+        store.check(&file, 8, 95, Buf::zeroed(5));
+        let found = store.wait(SOON).expect("it is found");
+        assert_eq!(&found.buf[..], b"block");
+        assert_eq!(found.sum.unwrap(), crc32c::crc32c(b"block"));
+        store.check(&file, 9, 96, Buf::zeroed(5));
+        let missing = store.wait(SOON).expect("it is answered").sum.unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_is_cleared_is_zero_and_takes_no_room() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[9; 3 << 20], 0).unwrap();
+        file.clear(1 << 20, 1 << 20).unwrap();
+        let mut bytes = [1; 4];
+        file.get((1 << 20) - 2, &mut bytes).unwrap();
+        assert_eq!(bytes, [9, 9, 0, 0]);
+        file.get((2 << 20) - 2, &mut bytes).unwrap();
+        assert_eq!(bytes, [0, 0, 9, 9]);
+        assert_eq!(file.metadata().unwrap().len(), 3 << 20);
+        assert!(file.reserve(u64::MAX).is_err());
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+}
