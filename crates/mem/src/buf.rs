@@ -89,6 +89,7 @@ impl TryFrom<Memory> for Buf {
         if !memory.is_own() {
             return Err(memory);
         }
+        memory.withdraw();
         memory.unshare();
         let len = memory.len();
         Ok(Self { memory, len })

@@ -5,7 +5,8 @@
 //!
 //! # Taking back
 //!
-//! A peer's mapping cannot be taken from it, so the memory leaves instead ([`Memory::unshare`]): the same file is mapped
+//! First nobody is given the file any more ([`Memory::withdraw`]), and those who have it are told. A peer's mapping cannot
+//! be taken from it, so then the memory leaves instead ([`Memory::unshare`]): the same file is mapped
 //! privately over the same addresses, and the kernel is told to write to each page, which gives us a copy of it. What a
 //! peer that was stopped in the middle of a copy writes later goes to pages that nobody here looks at. The kernel makes
 //! each copy together with the change of the page table, so nothing that this process writes meanwhile is lost: that is
@@ -127,7 +128,7 @@ impl Memory {
         }
     }
 
-    /// Hands the bytes to nobody any more. Answers whether somebody may have them mapped, whom only
+    /// Hands the bytes to nobody any more, until they are shared again. Answers whether somebody may have them mapped, whom only
     /// [`Memory::unshare`] will keep out; a file that is only read is not taken from those who have it.
     pub fn withdraw(&self) -> bool {
         let Kind::Shared(shared) = &self.allocation().kind else {
@@ -141,13 +142,19 @@ impl Memory {
         matches!(*state, State::Withdrawn { given: true, .. })
     }
 
-    /// Takes the bytes back: when this returns, no other process reaches them, whatever it still has mapped. The address and
-    /// the content stay, also for other handles, which may be in use meanwhile. Waits for no process.
+    /// Takes back what was withdrawn: when this returns, no other process reaches the bytes, whatever it still has mapped. The
+    /// address and the content stay, also for other handles, which may be in use meanwhile. Waits for no process.
     ///
     /// If this is the only handle, pages that were never touched stay so; else they are made.
     ///
-    /// Does nothing to memory that is not shared. Running out of memory aborts, as for a `Vec`.
+    /// Does nothing to other memory. Running out of memory aborts, as for a `Vec`.
     pub fn unshare(&mut self) {
+        let Kind::Shared(shared) = &self.allocation().kind else {
+            return;
+        };
+        if shared.is_open() {
+            return;
+        }
         let exclusive = self.exclusive().is_some();
         let allocation = self.allocation();
         if let Kind::Shared(shared) = &allocation.kind {
@@ -155,7 +162,7 @@ impl Memory {
         }
     }
 
-    /// Drops the handle. If there are others, the memory is taken back for them as by [`Memory::unshare`]; if not, its
+    /// Drops the handle. If there are others, what was withdrawn is taken back for them as by [`Memory::unshare`]; if not, the
     /// content is wanted by nobody and is not copied.
     pub fn discard(mut self) {
         if self.exclusive().is_none() {
@@ -238,6 +245,10 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing under the lock panics")
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(*self.lock(), State::Open { .. })
     }
 
     /// Makes the pages private. `exclusive`: nobody in this process accesses them meanwhile.
@@ -608,6 +619,7 @@ mod tests {
         let (file, _) = memory.descriptor().unwrap();
         let in_use = file.metadata().unwrap().blocks() * 512;
         assert!(in_use <= 4 * page() as u64, "{in_use} bytes were copied");
+        memory.withdraw();
         memory.unshare();
         let runs = resident_runs(memory.base(), 1 << 30);
         let resident: usize = runs.iter().map(std::ops::Range::len).sum();
@@ -622,6 +634,9 @@ mod tests {
         for len in [100, LARGE] {
             let (mut memory, peer) = shared(Memory::allocate(len));
             peer.copy_in(0, &[1; 50]).unwrap();
+            memory.unshare();
+            peer.copy_in(1, &[1; 2]).expect("open: nothing happens");
+            memory.withdraw();
             memory.unshare();
             peer.copy_in(0, &[2; 100]).unwrap();
             memory.copy_in(90, &[3; 10]).unwrap();
@@ -652,6 +667,7 @@ mod tests {
     fn memory_can_be_shared_taken_back_and_shared_again() {
         let (mut memory, first) = shared(Memory::allocate(LARGE));
         first.store_u64(0, 1).unwrap();
+        memory.withdraw();
         memory.unshare();
         assert!(memory.descriptor().is_none());
         memory.share().unwrap();
@@ -711,7 +727,7 @@ mod tests {
     fn the_owners_writes_while_memory_is_taken_back_are_kept() {
         const WORDS: usize = LARGE / 4096;
         for _ in 0..20 {
-            let (mut memory, peer) = shared(Memory::allocate(LARGE));
+            let (memory, peer) = shared(Memory::allocate(LARGE));
             let stop = AtomicBool::new(false);
             let add = || {
                 let memory = &memory;
@@ -729,13 +745,13 @@ mod tests {
                 while memory.load_u64(LARGE - 4096) == Ok(0) {
                     std::thread::yield_now();
                 }
+                memory.withdraw();
                 memory.clone().unshare();
                 stop.store(true, Ordering::Relaxed);
                 writers.into_iter().map(|one| one.join().unwrap()).sum()
             });
             let kept = |at| memory.load_u64(at * 4096).unwrap();
             assert_eq!((0..WORDS).map(kept).sum::<u64>(), added);
-            memory.unshare();
             drop(peer);
         }
     }
