@@ -38,6 +38,7 @@ pub(crate) struct Common {
 pub(crate) enum Command {
     Info(crate::info::Arguments),
     Ping(crate::ping::Arguments),
+    Perf(crate::perf::Arguments),
     Serve(crate::serve::Arguments),
     Cp(crate::copy::Arguments),
     Trace(crate::trace::Arguments),

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use fabric::{Address, Config, Domain};
@@ -81,12 +82,38 @@ impl Responder {
     }
 }
 
+impl Responder {
+    /// Whether the child still runs.
+    ///
+    /// # Errors
+    /// How it ended.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(anyhow!("the other process has ended early: {status}")),
+            Err(error) => Err(error).context("cannot look after the other process"),
+        }
+    }
+}
+
 impl Drop for Responder {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
+        let start = Instant::now();
+        while start.elapsed() < LAST_MOMENT {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(1)),
+                _ => return,
+            }
+        }
+        // It was stopped, or hangs.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
+
+/// How long a child may take to end by itself.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// The child's side: takes the token and arranges to end with the parent.
 ///

@@ -10,6 +10,7 @@ mod child;
 mod copy;
 mod device;
 mod info;
+mod perf;
 mod ping;
 mod protocol;
 mod serve;
@@ -42,6 +43,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         Command::Info(info) => info::run(info, &arguments.common),
         Command::Ping(ping) => ping::run(ping, &arguments.common),
+        Command::Perf(perf) => perf::run(perf, &arguments.common),
         Command::Serve(serve) => serve::run(serve, &arguments.common),
         Command::Cp(cp) => copy::run(cp, &arguments.common),
         Command::Trace(trace) => trace::run(trace),

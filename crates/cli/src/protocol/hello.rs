@@ -27,6 +27,8 @@ pub(crate) enum Service {
     Files,
     /// `ringmail ping`.
     Ping,
+    /// `ringmail perf`.
+    Perf,
 }
 
 /// Proves that a client was started by the server's own parent.
@@ -95,6 +97,7 @@ impl Service {
         match self {
             Self::Files => 1,
             Self::Ping => 2,
+            Self::Perf => 3,
         }
     }
 
@@ -102,6 +105,7 @@ impl Service {
         match code {
             1 => Some(Self::Files),
             2 => Some(Self::Ping),
+            3 => Some(Self::Perf),
             _ => None,
         }
     }

@@ -326,9 +326,18 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts a program that logs every block to a pipe that is read only as far as the test wants: it cannot run ahead.
-    pub(crate) fn held_up(mut command: Command) -> Self {
+    pub(crate) fn held_up(command: Command) -> Self {
+        Self::start(command, "ringmail=trace")
+    }
+
+    /// Starts a program that logs what it decides.
+    pub(crate) fn logging(command: Command) -> Self {
+        Self::start(command, "ringmail=debug")
+    }
+
+    fn start(mut command: Command, log: &str) -> Self {
         let mut child = command
-            .env("RINGMAIL_LOG", "ringmail=trace")
+            .env("RINGMAIL_LOG", log)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -339,6 +348,11 @@ impl Running {
             log,
             seen: String::new(),
         }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Reads its log up to a line that contains `part`.
