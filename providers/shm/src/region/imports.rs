@@ -147,8 +147,7 @@ impl Imports {
     /// What is known under a key, if it still stands.
     pub(super) fn find(&self, key: u64) -> Option<Arc<Import>> {
         let mut state = self.lock();
-        state.clock += 1;
-        let now = state.clock;
+        let now = state.tick();
         let known = state.known.get_mut(&key)?;
         if known.import.is_current() {
             known.sought = now;
@@ -205,8 +204,13 @@ fn map(
 impl State {
     fn insert(&mut self, key: u64, import: Arc<Import>) {
         self.bytes += import.mapped();
-        let sought = self.clock;
+        let sought = self.tick();
         self.known.insert(key, Known { import, sought });
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
     }
 
     fn remove(&mut self, key: u64) {
