@@ -25,6 +25,12 @@ const BURST: f64 = 61_440.0;
 /// Queueing that is taken for scheduling rather than congestion.
 const TOLERANCE: Duration = Duration::from_micros(200);
 
+/// The least that a peer gets to answer. A question too many costs one packet.
+const SHORTEST_PROBE: Duration = Duration::from_micros(100);
+
+/// The least that an overtaken packet gets to come.
+const SHORTEST_REORDER: Duration = Duration::from_micros(10);
+
 #[derive(Debug)]
 pub(super) struct Congestion {
     window: f64,
@@ -77,12 +83,20 @@ impl Congestion {
         self.smoothed
     }
 
-    /// How long to wait for a sign of life before probing.
+    /// How long to wait for a sign of life before probing (after RFC 8985, 7.2, and RFC 6298).
     pub(super) fn probe_timeout(&self) -> Duration {
         match self.smoothed {
-            Some(smoothed) => (smoothed + 4 * self.variation).max(Duration::from_millis(1)),
+            Some(smoothed) => (2 * smoothed)
+                .max(smoothed + 4 * self.variation)
+                .max(SHORTEST_PROBE),
             None => Duration::from_millis(4),
         }
+    }
+
+    /// How long an overtaken packet may take to come after all (RFC 8985, 6.2).
+    pub(super) fn reorder_window(&self) -> Duration {
+        let smoothed = self.smoothed.unwrap_or(SHORTEST_PROBE);
+        (smoothed / 4).max(SHORTEST_REORDER)
     }
 
     /// A round trip was measured; `acked` bytes were acknowledged since the one before.

@@ -207,7 +207,7 @@ impl Qp {
     /// selective repeat and delay-based congestion control (RC; nothing on the other services).
     pub fn use_extensions(&mut self, budget: u32) {
         if let Service::Rc(rc) = &mut self.service {
-            rc.0.use_extensions(budget);
+            rc.0.use_extensions(&self.link, budget);
             rc.1.use_extensions();
         }
     }

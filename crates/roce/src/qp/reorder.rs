@@ -13,8 +13,8 @@ use super::psn_set::PsnSet;
 /// Furthest that a packet may be ahead.
 pub(super) const REACH: u32 = 512;
 
-/// Most payload that waits, in bytes.
-const MOST_HELD: usize = 512 << 10;
+/// Most payload that waits, in bytes: what the peer sends ahead of a gap fits, as it goes no farther than a report reaches.
+const MOST_HELD: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Reorder {

@@ -4,8 +4,10 @@
 //! anyone go-back-N; between software peers selective repeat ([`super::selective`]). No I/O and no clock; what the
 //! packets look like is [`super::link`]'s, how many may be in flight [`super::congestion`]'s.
 //!
-//! The function that decides a retransmission is [`Requester::handle_timeout`] for silence,
-//! [`Requester::on_gap`] for evidence.
+//! What decides a retransmission is [`Requester::handle_timeout`] for silence, [`Requester::on_gap`] for evidence; both
+//! lead to [`recovery`] between software peers.
+
+mod recovery;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,16 +15,13 @@ use std::time::Duration;
 use crate::host::{Host, Transmit};
 use crate::time::Instant;
 use crate::verbs::{Completion, Local, Retries, SendFlags, SendWork, Status, rnr_delay};
-use crate::wire::{Aeth, Headers, NakCode, Psn, Sack, Syndrome};
+use crate::wire::{Aeth, Headers, NakCode, Psn, Syndrome};
 
 use super::congestion::{Congestion, MAX_PACKETS, PACKET_OVERHEAD};
 use super::link::Link;
 use super::psn_set::PsnSet;
-use super::selective::{IN_ORDER, REORDER, Selective};
+use super::selective::Selective;
 use super::send_queue::{Cursor, SendQueue, Wqe};
-
-/// Longest wait between probes, as a power of two of the first.
-const MAX_BACKOFF: u32 = 6;
 
 #[derive(Debug)]
 pub(super) struct Requester {
@@ -41,16 +40,21 @@ pub(super) struct Requester {
     answered: PsnSet,
     /// Ends of the READ requests and atomics in flight.
     reads: VecDeque<Psn>,
+    /// Bytes on their way: sent, and neither acknowledged nor known to have arrived or to be lost.
     in_flight: u32,
     congestion: Congestion,
     selective: Option<Box<Selective>>,
     /// When silence counts as loss.
     timer: Option<Instant>,
+    /// When what was overtaken counts as lost.
+    reorder_timer: Option<Instant>,
+    /// One packet goes out whatever the window says: silence asks for it.
+    must_probe: bool,
     /// The peer asked us to wait until then.
     not_ready_until: Option<Instant>,
     retries: u8,
     rnr_retries: u8,
-    /// Probes since something came back.
+    /// Probes since the oldest packet was last acknowledged.
     probes: u32,
     /// How often the probe timer was doubled since a round trip was last measured: as long as packets are sent again
     /// for want of patience no round trip can be measured, so patience must outlast what comes back (Karn's rule).
@@ -82,6 +86,8 @@ impl Requester {
             congestion: Congestion::fixed(),
             selective: None,
             timer: None,
+            reorder_timer: None,
+            must_probe: false,
             not_ready_until: None,
             retries: 0,
             rnr_retries: 0,
@@ -105,16 +111,6 @@ impl Requester {
         self.acked = self.una;
         self.asked = self.una;
         self.refill_retries(link);
-    }
-
-    /// Switches to selective repeat and delay-based congestion control, for a peer that takes `budget` bytes.
-    pub(super) fn use_extensions(&mut self, budget: u32) {
-        if self.selective.is_none() {
-            self.selective = Some(Box::new(Selective::new(self.high)));
-            self.congestion.use_delay(budget);
-        } else {
-            self.congestion.set_budget(budget);
-        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -155,6 +151,7 @@ impl Requester {
             status = Status::Flushed;
         }
         self.timer = None;
+        self.reorder_timer = None;
         self.not_ready_until = None;
         self.una = self.high;
         self.next = self.high;
@@ -165,7 +162,10 @@ impl Requester {
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         match self.not_ready_until {
             Some(until) => Some(until),
-            None => self.timer,
+            None => match (self.timer, self.reorder_timer) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            },
         }
     }
 
@@ -176,9 +176,7 @@ impl Requester {
     }
 
     fn has_lost(&self) -> bool {
-        self.selective
-            .as_ref()
-            .is_some_and(|selective| selective.next_lost(self.una, self.high).is_some())
+        self.selective.as_ref().is_some_and(|s| s.has_lost())
     }
 
     /// Sends what may be sent. Whether anything was.
@@ -228,7 +226,7 @@ impl Requester {
         let window = self.congestion.window();
         // A window that shrank may be full of packets that ask for nothing: one more then asks.
         let is_unasked = self.asked.since(self.una) <= 0;
-        if after > window && !is_unasked || distance + count > MAX_PACKETS {
+        if after > window && self.in_flight != 0 && !is_unasked || distance + count > self.reach() {
             return false;
         }
         let psn = self.next;
@@ -272,44 +270,6 @@ impl Requester {
         true
     }
 
-    /// Sends a lost packet again (selective repeat).
-    fn send_lost(&mut self, link: &Link, out: &mut impl Transmit) -> bool {
-        let Some(selective) = &mut self.selective else {
-            return false;
-        };
-        let Some(psn) = selective.next_lost(self.una, self.high) else {
-            return false;
-        };
-        let Cursor { index, packet } = self.queue.locate(psn);
-        let Some(wqe) = self.queue.get(index) else {
-            return false;
-        };
-        let most = packets_asked(link, wqe, packet);
-        // A READ that may never have arrived is asked for as it was the first time: the responder remembers how
-        // long the request was that it executed, and answers only within that.
-        let may_be_new = packet % link.read_chunk() == 0 && self.acked.since(psn) <= 0;
-        let lost = (1..most)
-            .take_while(|&step| selective.is_lost(psn + step))
-            .count() as u32
-            + 1;
-        let count = if may_be_new { most } else { lost };
-        let (headers, payload) = link.request(wqe, packet, count, true);
-        let Some(path) = &link.path else { return false };
-        if out.send(path, &headers, payload).is_err() {
-            self.queue.fail(index, Status::LocalProtection);
-            return false;
-        }
-        selective.sent_again(psn, count, self.high);
-        // What waits for this packet says nothing about the path. Where nothing is known even that is worth keeping.
-        if self.timed.is_some_and(|(timed, _)| psn.since(timed) <= 0)
-            && self.congestion.round_trip().is_some()
-        {
-            self.timed = None;
-        }
-        self.retransmitted += 1;
-        true
-    }
-
     /// An acknowledgement without data.
     pub(super) fn handle_acknowledge(
         &mut self,
@@ -337,11 +297,11 @@ impl Requester {
             Syndrome::Nak(NakCode::PsnSequence) => {
                 self.acknowledge(psn);
                 self.advance(now, link, host);
-                match &mut self.selective {
+                match self.selective {
                     // The peer does not use the extensions yet: it threw away everything behind the gap.
-                    Some(selective) => {
-                        let answered = &self.answered;
-                        selective.give_up_all(self.una, self.high, |psn| answered.contains(psn));
+                    Some(_) => {
+                        self.give_up_from(link, psn);
+                        self.judge(now, link);
                     }
                     None => self.on_gap(now, link),
                 }
@@ -352,43 +312,6 @@ impl Requester {
                 self.on_refusal(now, link, psn, code);
             }
             Syndrome::Reserved(_) => {}
-        }
-    }
-
-    /// A selective acknowledgement (extension).
-    pub(super) fn handle_sack(
-        &mut self,
-        now: Instant,
-        link: &Link,
-        sack: &Sack,
-        host: &mut impl Host,
-    ) {
-        if sack.expected.since(self.high) > 0 {
-            return;
-        }
-        if self.selective.is_none() {
-            // The peer uses the extensions already, this side does not yet: it says what a NAK would.
-            self.acknowledge(sack.expected);
-            self.advance(now, link, host);
-            return self.on_gap(now, link);
-        }
-        if sack.window != 0 {
-            self.congestion
-                .set_budget(u32::from(sack.window) * link.mtu());
-        }
-        let reorder = if self.probes == 0 { REORDER } else { IN_ORDER };
-        self.acknowledge(sack.expected);
-        self.advance(now, link, host);
-        let Some(selective) = &mut self.selective else {
-            return;
-        };
-        if let Some(highest) = selective.note(sack, self.una, self.high) {
-            let answered = &self.answered;
-            if selective.mark_lost(self.una, highest, self.high, reorder, |psn| {
-                answered.contains(psn)
-            }) {
-                self.congestion.on_loss(now);
-            }
         }
     }
 
@@ -419,7 +342,7 @@ impl Requester {
         if length != 0 && host.scatter(list, u64::from(offset), payload).is_err() {
             self.queue.fail(index, Status::LocalProtection);
         }
-        self.answer(now, link, psn, host);
+        self.answer(now, link, psn, length + PACKET_OVERHEAD, host);
     }
 
     /// The response to an atomic.
@@ -445,13 +368,14 @@ impl Requester {
         if !wqe.work.operation.is_atomic() {
             return;
         }
+        let cost = cost(link, wqe, 0, 1);
         if host
             .scatter(list, 0, &response.original.to_ne_bytes())
             .is_err()
         {
             self.queue.fail(index, Status::LocalProtection);
         }
-        self.answer(now, link, psn, host);
+        self.answer(now, link, psn, cost, host);
     }
 
     /// The work and packet that a response with `psn` would answer.
@@ -464,8 +388,12 @@ impl Requester {
         wqe.has_response().then_some((index, packet))
     }
 
-    fn answer(&mut self, now: Instant, link: &Link, psn: Psn, host: &mut impl Host) {
+    /// The response with `psn` came, which counts for `cost` in the window.
+    fn answer(&mut self, now: Instant, link: &Link, psn: Psn, cost: u32, host: &mut impl Host) {
         self.answered.insert(psn);
+        if self.selective.is_some() {
+            self.on_answer(now, link, psn, cost);
+        }
         // IBA 9.7.5.1.2: a response also acknowledges every request before its own.
         self.acknowledge(psn);
         self.advance(now, link, host);
@@ -503,7 +431,15 @@ impl Requester {
             }
             let from_packet = self.una.since(wqe.first).max(0) as u32;
             let to_packet = to.since(wqe.first).max(0) as u32;
-            freed += cost(link, wqe, from_packet, to_packet);
+            freed += match &self.selective {
+                // Responses were freed as they came.
+                Some(_) if wqe.has_response() => 0,
+                Some(selective) if selective.has_settled() => (from_packet..to_packet)
+                    .filter(|&packet| !selective.is_settled(wqe.first + packet))
+                    .map(|packet| cost(link, wqe, packet, packet + 1))
+                    .sum(),
+                _ => cost(link, wqe, from_packet, to_packet),
+            };
             self.una = to;
             if to != end || wqe.failed.is_some() {
                 break;
@@ -536,21 +472,29 @@ impl Requester {
             self.cursor = self.queue.locate(self.una);
             self.in_flight = 0;
         }
-        if let Some((psn, sent)) = self.timed
-            && self.una.since(psn) > 0
-        {
-            self.timed = None;
+        if self.timed.is_some_and(|(psn, _)| self.una.since(psn) > 0) {
+            self.measure(now);
+        }
+        self.last_progress = now;
+        self.probes = 0;
+        self.must_probe = false;
+        self.refill_retries(link);
+        self.timer = None;
+        if self.una == self.high {
+            self.in_flight = 0;
+            self.reorder_timer = None;
+        } else {
+            self.arm(now, link);
+        }
+    }
+
+    /// The packet that is timed has arrived.
+    fn measure(&mut self, now: Instant) {
+        if let Some((_, sent)) = self.timed.take() {
             self.backoff = 0;
             self.congestion
                 .on_round_trip(now, now - sent, self.acked_since);
             self.acked_since = 0;
-        }
-        self.last_progress = now;
-        self.probes = 0;
-        self.refill_retries(link);
-        self.timer = None;
-        if self.una != self.high {
-            self.arm(now, link);
         }
     }
 
@@ -563,14 +507,8 @@ impl Requester {
 
     /// There is evidence that the packet at `una`, or the response to it, was lost.
     fn on_gap(&mut self, now: Instant, link: &Link) {
-        if let Some(selective) = &mut self.selective {
-            let answered = &self.answered;
-            selective.carried_out(self.una, self.acked);
-            if selective.mark_lost(self.una, self.acked, self.high, REORDER, |psn| {
-                answered.contains(psn)
-            }) {
-                self.congestion.on_loss(now);
-            }
+        if self.selective.is_some() {
+            self.judge(now, link);
         } else if self.rewound != Some(self.una) {
             self.rewound = Some(self.una);
             self.retry(now, link);
@@ -619,8 +557,8 @@ impl Requester {
         self.not_ready_until = Some(now + rnr_delay(timer));
         self.last_progress = now;
         self.timer = None;
-        match &mut self.selective {
-            Some(selective) => selective.give_up(psn),
+        match self.selective {
+            Some(_) => self.give_up(link, psn),
             None => self.rewind(),
         }
     }
@@ -654,6 +592,9 @@ impl Requester {
         if self.not_ready_until.is_some_and(|until| until <= now) {
             self.not_ready_until = None;
         }
+        if self.reorder_timer.is_some_and(|timer| timer <= now) {
+            self.judge_overtaken(link);
+        }
         if self.timer.is_none_or(|timer| now < timer) {
             return;
         }
@@ -661,31 +602,13 @@ impl Requester {
         if self.una == self.high {
             return;
         }
-        let Some(selective) = &mut self.selective else {
-            self.rewound = None;
-            return self.retry(now, link);
-        };
-        if let (Some(timeout), Retries::Limited(count)) = (link.timeout, link.retry_count)
-            && now.since(self.last_progress) >= timeout * (u32::from(count) + 1)
-        {
-            self.queue.fail(0, Status::RetryExceeded);
-            return;
-        }
-        // First ask with the newest packet: the answer tells what is missing. Then send everything again.
-        let newest = self.high - 1;
-        let answered = &self.answered;
-        if self.probes == 0 && newest != self.una && !answered.contains(newest) {
-            selective.give_up(newest);
-        } else {
-            selective.give_up_all(self.una, self.high, |psn| answered.contains(psn));
-            // One silence may be a lost packet; a second in a row is a peer or a path that cannot cope.
-            if self.probes > 0 {
-                self.congestion.on_timeout(now);
+        match self.selective {
+            Some(_) => self.probe(now, link),
+            None => {
+                self.rewound = None;
+                self.retry(now, link);
             }
         }
-        self.probes += 1;
-        self.backoff = (self.backoff + 1).min(MAX_BACKOFF);
-        self.arm(now, link);
     }
 
     fn arm(&mut self, now: Instant, link: &Link) {

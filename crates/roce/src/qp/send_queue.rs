@@ -132,9 +132,18 @@ impl SendQueue {
         // Almost always it belongs to the oldest.
         let index = match self.queue.front() {
             Some(front) if psn.since(front.end()) < 0 => 0,
-            _ => (1..self.started)
-                .find(|&index| psn.since(self.queue[index].end()) < 0)
-                .unwrap_or(self.started),
+            _ => {
+                let (mut from, mut to) = (1.min(self.started), self.started);
+                while from < to {
+                    let middle = usize::midpoint(from, to);
+                    if psn.since(self.queue[middle].end()) < 0 {
+                        to = middle;
+                    } else {
+                        from = middle + 1;
+                    }
+                }
+                from
+            }
         };
         let packet = match self.queue.get(index) {
             Some(wqe) if index < self.started => psn.since(wqe.first).max(0) as u32,

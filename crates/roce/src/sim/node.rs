@@ -231,26 +231,32 @@ impl Node {
 
     /// The packets to be sent at `now`, at most `room` a call of the engine.
     pub fn transmit(&mut self, now: Instant, room: usize, mut send: impl FnMut(&Path, Vec<u8>)) {
-        loop {
-            // The burst reads memory while the engine reports completions: lend each its own part.
-            let mut burst = Burst {
-                memory: Machine {
-                    memory: std::mem::take(&mut self.machine.memory),
-                    ..Machine::default()
-                },
-                room,
-                packets: Vec::new(),
-            };
-            burst.memory.regions.clone_from(&self.machine.regions);
-            let more = self.qp.poll_transmit(now, &mut self.machine, &mut burst);
-            self.machine.memory = burst.memory.memory;
-            for (path, packet) in burst.packets {
-                send(&path, packet);
-            }
-            if !more {
-                return;
-            }
+        while self.transmit_once(now, room, &mut send) {}
+    }
+
+    /// The same, of one call. Whether there are more that found no room.
+    pub fn transmit_once(
+        &mut self,
+        now: Instant,
+        room: usize,
+        mut send: impl FnMut(&Path, Vec<u8>),
+    ) -> bool {
+        // The burst reads memory while the engine reports completions: lend each its own part.
+        let mut burst = Burst {
+            memory: Machine {
+                memory: std::mem::take(&mut self.machine.memory),
+                ..Machine::default()
+            },
+            room,
+            packets: Vec::new(),
+        };
+        burst.memory.regions.clone_from(&self.machine.regions);
+        let more = self.qp.poll_transmit(now, &mut self.machine, &mut burst);
+        self.machine.memory = burst.memory.memory;
+        for (path, packet) in burst.packets {
+            send(&path, packet);
         }
+        more
     }
 }
 

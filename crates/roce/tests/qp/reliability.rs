@@ -279,8 +279,10 @@ fn silence_ends_the_work_after_the_agreed_tries() {
             [(1, Status::RetryExceeded), (2, Status::Flushed)]
         );
         let took = world.now - before;
+        // Between software peers a try may take all of the four timeouts that IBA allows it.
+        let tries = if extensions { 5 * 4 } else { 5 };
         assert!(
-            took >= timeout * 5 && took <= timeout * 7,
+            took >= timeout * tries && took <= timeout * (tries + 2),
             "extensions {extensions}: gave up after {took:?}"
         );
     }
