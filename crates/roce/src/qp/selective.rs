@@ -66,12 +66,8 @@ impl Selective {
         self.see(to - 1);
         later(&mut self.judged, to);
         later(&mut self.judged_responses, to);
-        while self
-            .order
-            .front()
-            .is_some_and(|again| again.psn.since(to) < 0)
-        {
-            self.order.pop_front();
+        if !self.order.is_empty() {
+            self.order.retain(|again| again.psn.since(to) >= 0);
         }
     }
 
