@@ -24,6 +24,9 @@ pub struct DeviceConfig {
     pub address: AddressChoice,
     /// How it sends and receives.
     pub udp: UdpKind,
+    /// Bytes of socket buffer to ask of the kernel in each direction: 0 for its default, none for as much as serves. It accounts
+    /// twice that, and gives less than asked beyond `rmem_max` and `wmem_max` unless privileged.
+    pub buffer: Option<usize>,
     /// What happens to packets on arrival.
     pub faults: Faults,
     /// Where its packets are captured.
@@ -68,6 +71,7 @@ impl DeviceConfig {
         Ok(Self {
             address,
             udp: UdpKind::from_env()?,
+            buffer: None,
             faults: faults.unwrap_or_default(),
             capture: text("RINGMAIL_CAPTURE").map(PathBuf::from),
             plain,

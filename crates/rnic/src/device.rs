@@ -534,7 +534,9 @@ fn registry() -> MutexGuard<'static, Registry> {
 }
 
 fn open_driver(ip: IpAddr, config: &DeviceConfig) -> Result<Box<dyn Driver>, OpenError> {
-    udp::open(ip, interface_of(ip).scope, config.udp).map_err(|source| match source.kind() {
+    udp::open(ip, interface_of(ip).scope, config.udp, config.buffer).map_err(|source| match source
+        .kind()
+    {
         io::ErrorKind::AddrInUse => OpenError::PortTaken {
             address: ip,
             holder: holder_of(ip, ROCE_PORT).unwrap_or_else(|| "another program".to_owned()),

@@ -51,8 +51,23 @@ static READ_DEPTH: Setting = Setting {
     help: "reads and atomics that an endpoint may have outstanding, 1 to 255",
 };
 
+static RECEIVE_BUFFER: Setting = Setting {
+    name: "softroce.receive-buffer",
+    default: "4mb",
+    kind: SettingKind::Size,
+    help: "buffer to ask of the system for the sockets, which accounts twice that; 0: its default",
+};
+
 /// All rows.
-pub(crate) static SETTINGS: [Setting; 6] = [ADDRESS, UDP, EXTENSIONS, MTU, ACK_TIMEOUT, READ_DEPTH];
+pub(crate) static SETTINGS: [Setting; 7] = [
+    ADDRESS,
+    UDP,
+    EXTENSIONS,
+    MTU,
+    ACK_TIMEOUT,
+    READ_DEPTH,
+    RECEIVE_BUFFER,
+];
 
 /// What endpoints are tuned by.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +103,7 @@ pub(crate) fn device(config: &Config) -> Result<DeviceConfig, Error> {
             "portable" => UdpKind::Portable,
             other => return Err(wrong(UDP.name, other, "best or portable")),
         },
+        buffer: Some(config.size(&RECEIVE_BUFFER)),
         faults,
         capture: (!capture.is_empty()).then(|| PathBuf::from(capture)),
         plain: !config.switch(&EXTENSIONS),
@@ -182,7 +198,11 @@ mod tests {
             (tuning.mtu, tuning.ack_timeout, tuning.read_depth),
             (Mtu::B4096, 15, 32)
         );
-        assert_eq!(device(&config()).unwrap(), DeviceConfig::default());
+        let large = DeviceConfig {
+            buffer: Some(4 << 20),
+            ..DeviceConfig::default()
+        };
+        assert_eq!(device(&config()).unwrap(), large);
     }
 
     #[test]
@@ -193,6 +213,7 @@ mod tests {
             .and_then(|config| config.with("capture", "/tmp/c.pcapng"))
             .and_then(|config| config.with("extensions", "off"))
             .and_then(|config| config.with("udp", "portable"))
+            .and_then(|config| config.with("softroce.receive-buffer", "0"))
             .unwrap();
         let device = device(&config).unwrap();
         assert_eq!(
@@ -202,6 +223,7 @@ mod tests {
         assert_eq!((device.faults.loss, device.faults.seed), (0.02, 3));
         assert_eq!(device.capture, Some(PathBuf::from("/tmp/c.pcapng")));
         assert_eq!((device.udp, device.plain), (UdpKind::Portable, true));
+        assert_eq!(device.buffer, Some(0));
     }
 
     #[test]

@@ -113,9 +113,14 @@ impl UdpKind {
     }
 }
 
-/// Opens a driver on `ip`, whose port 4791 must be free.
-pub(crate) fn open(ip: IpAddr, scope: u32, kind: UdpKind) -> io::Result<Box<dyn Driver>> {
-    let sockets = socket::Sockets::open(ip, scope)?;
+/// Opens a driver on `ip`, whose port 4791 must be free. `buffer` is asked of the kernel for each direction, 0 for its default.
+pub(crate) fn open(
+    ip: IpAddr,
+    scope: u32,
+    kind: UdpKind,
+    buffer: Option<usize>,
+) -> io::Result<Box<dyn Driver>> {
+    let sockets = socket::Sockets::open(ip, scope, buffer.unwrap_or(socket::LARGE_BUFFER))?;
     #[cfg(target_os = "linux")]
     if kind == UdpKind::Best {
         return Ok(Box::new(linux::Linux::new(sockets)));
@@ -196,7 +201,7 @@ mod tests {
 
     #[test]
     fn portable_sockets_move_packets_one_by_one() {
-        let open = || open(fresh_loopback(), 0, UdpKind::Portable).unwrap();
+        let open = || open(fresh_loopback(), 0, UdpKind::Portable, None).unwrap();
         let (mut sender, mut receiver) = (open(), open());
         assert_eq!(exchange(&mut *sender, &mut *receiver, 5), (10, 10));
         assert!(sender.counters().send_calls >= 10);
@@ -205,7 +210,7 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn segmented_sends_arrive_as_they_left() {
-        let open = || open(fresh_loopback(), 0, UdpKind::Best).unwrap();
+        let open = || open(fresh_loopback(), 0, UdpKind::Best, None).unwrap();
         let (mut sender, mut receiver) = (open(), open());
         assert_eq!(exchange(&mut *sender, &mut *receiver, 15), (30, 2));
         assert_eq!(sender.counters().send_calls, 2);
@@ -215,8 +220,8 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_segmented_send_reaches_a_portable_receiver_packet_by_packet() {
-        let mut sender = open(fresh_loopback(), 0, UdpKind::Best).unwrap();
-        let mut receiver = open(fresh_loopback(), 0, UdpKind::Portable).unwrap();
+        let mut sender = open(fresh_loopback(), 0, UdpKind::Best, None).unwrap();
+        let mut receiver = open(fresh_loopback(), 0, UdpKind::Portable, None).unwrap();
         let memory = Memory::allocate(8);
         let mut burst = Burst::new(sender.source(), sender.max_segments());
         let ip = receiver.source().ip();
@@ -253,11 +258,11 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_host_that_refuses_segmentation_gets_single_packets() {
-        let sockets = Sockets::open(fresh_loopback(), 0).unwrap();
+        let sockets = Sockets::open(fresh_loopback(), 0, socket::LARGE_BUFFER).unwrap();
         // Without checksums the kernel refuses to segment.
         socket::set(&sockets.sending, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
         let mut sender = linux::Linux::new(sockets);
-        let mut receiver = open(fresh_loopback(), 0, UdpKind::Best).unwrap();
+        let mut receiver = open(fresh_loopback(), 0, UdpKind::Best, None).unwrap();
         // Each packet is its own run now, checksummed with Identification 0.
         assert_eq!(exchange(&mut sender, &mut *receiver, 5), (10, 10));
         assert_eq!(sender.max_segments(), 1);
@@ -266,8 +271,8 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_refused_destination_does_not_hold_up_the_others() {
-        let mut sender = open(fresh_loopback(), 0, UdpKind::Best).unwrap();
-        let mut receiver = open(fresh_loopback(), 0, UdpKind::Best).unwrap();
+        let mut sender = open(fresh_loopback(), 0, UdpKind::Best, None).unwrap();
+        let mut receiver = open(fresh_loopback(), 0, UdpKind::Best, None).unwrap();
         let mut burst = Burst::new(sender.source(), sender.max_segments());
         // From 127.x nothing leaves the host.
         for ip in [IpAddr::from([192, 0, 2, 1]), receiver.source().ip()] {
@@ -287,7 +292,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn ipv6_works_alike() {
         // There is one loopback address only, which another test may hold: sender and receiver are one device.
-        let Ok(mut device) = open(Ipv6Addr::LOCALHOST.into(), 0, UdpKind::Best) else {
+        let Ok(mut device) = open(Ipv6Addr::LOCALHOST.into(), 0, UdpKind::Best, None) else {
             return;
         };
         let mut burst = Burst::new(device.source(), device.max_segments());

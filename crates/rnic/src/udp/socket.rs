@@ -20,17 +20,18 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Binds both sockets on `ip`. `scope` is the interface of an IPv6 link-local address, else 0.
+    /// Binds both sockets on `ip`. `scope` is the interface of an IPv6 link-local address, else 0; `buffer` is asked of the
+    /// kernel for each direction, which accounts twice that, or is 0 to leave the default.
     ///
     /// # Errors
     /// `AddrInUse` where another socket holds port 4791 of `ip`; else what the system says.
-    pub(crate) fn open(ip: IpAddr, scope: u32) -> io::Result<Self> {
+    pub(crate) fn open(ip: IpAddr, scope: u32, buffer: usize) -> io::Result<Self> {
         let receiving = unfragmented(ip)?;
         receiving.bind(&with_port(ip, scope, ROCE_PORT).into())?;
-        enlarge(&receiving);
+        enlarge(&receiving, buffer);
         let receive_buffer = receiving.recv_buffer_size()?;
         let sending = unfragmented(ip)?;
-        enlarge(&sending);
+        enlarge(&sending, buffer);
         bind_marked(&sending, ip, scope)?;
         let sending: UdpSocket = sending.into();
         let source = sending.local_addr()?;
@@ -104,10 +105,13 @@ fn bind_marked(socket: &Socket, ip: IpAddr, scope: u32) -> io::Result<()> {
 }
 
 /// As much buffer as the system gives: privileged beyond `rmem_max`, else up to it.
-fn enlarge(socket: &Socket) {
+fn enlarge(socket: &Socket, buffer: usize) {
+    if buffer == 0 {
+        return;
+    }
     #[cfg(target_os = "linux")]
     {
-        let bytes = WANTED_BUFFER as libc::c_int;
+        let bytes = libc::c_int::try_from(buffer).unwrap_or(libc::c_int::MAX);
         let forced = set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
             .and_then(|()| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes));
         if forced.is_ok() {
@@ -115,8 +119,8 @@ fn enlarge(socket: &Socket) {
         }
     }
     // A refusal leaves the default, which `receive_buffer` reports: the flow control goes by what there is.
-    let _ = socket.set_recv_buffer_size(WANTED_BUFFER);
-    let _ = socket.set_send_buffer_size(WANTED_BUFFER);
+    let _ = socket.set_recv_buffer_size(buffer);
+    let _ = socket.set_send_buffer_size(buffer);
 }
 
 #[cfg(target_os = "linux")]
@@ -143,8 +147,8 @@ pub(crate) fn set(
     }
 }
 
-/// Asked of the kernel for each direction; it accounts twice that.
-const WANTED_BUFFER: usize = 4 << 20;
+/// Asked of the kernel for each direction where nothing else is wanted; it accounts twice that.
+pub(crate) const LARGE_BUFFER: usize = 4 << 20;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -160,7 +164,7 @@ pub(crate) mod tests {
     #[test]
     fn a_device_listens_on_4791_and_sends_from_a_marked_port() {
         let ip = fresh_loopback();
-        let sockets = Sockets::open(ip, 0).expect("a fresh loopback address is free");
+        let sockets = Sockets::open(ip, 0, LARGE_BUFFER).expect("a fresh loopback address is free");
         assert_eq!(sockets.receiving.local_addr().unwrap().port(), ROCE_PORT);
         assert!(
             extension::is_marked(ip, sockets.source.port()),
@@ -172,7 +176,15 @@ pub(crate) mod tests {
             "{}",
             sockets.receive_buffer
         );
-        let taken = Sockets::open(ip, 0).expect_err("the port is held");
+        let taken = Sockets::open(ip, 0, LARGE_BUFFER).expect_err("the port is held");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_default_buffer_is_left_alone() {
+        let plain = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let default = socket2::SockRef::from(&plain).recv_buffer_size().unwrap();
+        let sockets = Sockets::open(fresh_loopback(), 0, 0).unwrap();
+        assert_eq!(sockets.receive_buffer, default);
     }
 }
