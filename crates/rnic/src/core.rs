@@ -153,16 +153,20 @@ impl Core {
         }
     }
 
-    /// Whether what was posted should leave now rather than with the next poll: as `is_alone` or enough has gathered.
+    /// Whether what was posted, so that now `outstanding` pieces are, should leave now rather than with the next poll: when
+    /// nobody polls, when it has nothing to wait for, when it is likely to be an answer, and when enough has gathered.
     #[inline]
-    pub(crate) fn should_send(&self, is_alone: bool) -> bool {
-        is_alone || self.nic.posted >= COALESCE_AT_MOST
+    pub(crate) fn should_send(&mut self, outstanding: u64, is_polled: bool) -> bool {
+        self.nic.is_polled = is_polled;
+        let is_answer = self.nic.was_asked && outstanding <= FEW;
+        !is_polled || outstanding <= 1 || is_answer || self.nic.posted >= COALESCE_AT_MOST
     }
 
     /// Sends one burst of what the engines have. Whether anything was sent.
     pub(crate) fn send(&mut self, now: Instant) -> bool {
         let nic = &mut self.nic;
         nic.posted = 0;
+        nic.was_asked = false;
         if nic.active.is_empty() && nic.burst.is_empty() && !nic.gsi.has_work() {
             return false;
         }
@@ -253,6 +257,7 @@ impl Core {
     /// One round for a program that polls: what it receives now is answered with what it posts next, or by its next
     /// poll; at once where it is `eager` or polls are far apart.
     pub(crate) fn poll(&mut self, clock: impl Fn() -> Instant, eager: bool) {
+        self.nic.is_polled = !eager;
         let mut now = clock();
         if self.send(now) {
             // Sending takes a while, and the answer may be here: its round trip was not nothing.
@@ -269,6 +274,7 @@ impl Core {
 
     /// One round for nobody in particular: everything is answered at once. Whether there was anything to do.
     pub(crate) fn serve(&mut self, now: Instant) -> bool {
+        self.nic.is_polled = false;
         let received = self.receive(now);
         let due = self.serve_timers(now);
         let sent = self.send(now);
@@ -288,6 +294,8 @@ impl Core {
     }
 }
 
+/// Outstanding sends of an exchange of questions and answers, whose acknowledgements may be kept back for a while.
+const FEW: u64 = 8;
 /// How long a burst waits that found the host's queue full.
 const RETRY_AFTER: Duration = Duration::from_micros(100);
 /// Polls farther apart than this do not answer for one another.

@@ -127,11 +127,13 @@ impl Cq {
     /// [`DeviceLost`] in a process that inherited the device by `fork`.
     #[inline]
     pub fn poll(&self, out: &mut Vec<Completion>, at_most: usize) -> Result<usize, DeviceLost> {
-        let got = self.pop(out, at_most);
-        if got > 0 {
-            return Ok(got);
+        // Looking is cheaper than trying: an attempt on an empty ring is a full fence.
+        if self.shared.ring.is_empty() {
+            self.device.drive()?;
+            if self.shared.ring.is_empty() {
+                return Ok(0);
+            }
         }
-        self.device.drive()?;
         Ok(self.pop(out, at_most))
     }
 
@@ -141,10 +143,13 @@ impl Cq {
     /// As [`Cq::poll`].
     #[inline]
     pub fn poll_one(&self) -> Result<Option<Completion>, DeviceLost> {
-        if let Some(completion) = self.shared.ring.pop() {
-            return Ok(Some(completion));
+        // Looking is cheaper than trying: an attempt on an empty ring is a full fence.
+        if self.shared.ring.is_empty() {
+            self.device.drive()?;
+            if self.shared.ring.is_empty() {
+                return Ok(None);
+            }
         }
-        self.device.drive()?;
         Ok(self.shared.ring.pop())
     }
 

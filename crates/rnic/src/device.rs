@@ -16,6 +16,7 @@ use roce::wire::{Key, ROCE_PORT};
 
 use crate::address::{holder_of, interface_of, random_loopback};
 use crate::capture::Writer;
+use crate::clock;
 use crate::config::{AddressChoice, DeviceConfig};
 use crate::core::{Core, Parts};
 use crate::counters::Counters;
@@ -112,7 +113,8 @@ pub(crate) struct Shared {
     pub(crate) core: CoreLock<Core>,
     pub(crate) doorbells: Doorbells<QpShared>,
     pub(crate) helper: Helper,
-    origin: std::time::Instant,
+    /// When the engine's time began, by [`clock::nanos`].
+    origin: u64,
     ip: IpAddr,
     mtu: Mtu,
     receive_buffer: usize,
@@ -202,7 +204,7 @@ impl Device {
             receive_buffer: core.receive_buffer(),
             core: CoreLock::new(core),
             doorbells: Doorbells::new(),
-            origin: std::time::Instant::now(),
+            origin: clock::nanos(),
             ip,
             mtu,
             events,
@@ -369,20 +371,34 @@ impl Device {
     /// Hands send work to the core, or leaves it for the core's holder.
     #[inline]
     pub(crate) fn post(&self, qp: &Arc<QpShared>, work: SendWork) -> Result<(), PostError> {
+        match self.shared().core.try_lock() {
+            Some(core) => self.post_to(core, qp, work),
+            None => self.leave(qp, work),
+        }
+    }
+
+    #[inline]
+    fn post_to(
+        &self,
+        mut core: MutexGuard<'_, Core>,
+        qp: &Arc<QpShared>,
+        work: SendWork,
+    ) -> Result<(), PostError> {
         let shared = self.shared();
-        let mut work = work;
+        let posted = core.post(qp, work);
+        if core.should_send(qp.outstanding(), shared.helper.is_polled()) {
+            core.send(shared.now());
+        }
+        shared.wake_for_deadline(&core);
+        drop(core);
+        shared.look_again();
+        posted
+    }
+
+    /// Leaves work for the core's holder.
+    #[cold]
+    fn leave(&self, qp: &Arc<QpShared>, mut work: SendWork) -> Result<(), PostError> {
         loop {
-            if let Some(mut core) = shared.core.try_lock() {
-                let posted = core.post(qp, work);
-                // Idle: at once. With work in flight: with the next poll, if somebody polls.
-                if core.should_send(qp.outstanding() <= 1 || !shared.helper.is_polled()) {
-                    core.send(shared.now());
-                }
-                shared.wake_for_deadline(&core);
-                drop(core);
-                shared.look_again();
-                return posted;
-            }
             match qp.waiting.push(work) {
                 Ok(()) => {
                     self.ring(qp);
@@ -392,6 +408,9 @@ impl Device {
                 Err(refused) => work = refused,
             }
             std::hint::spin_loop();
+            if let Some(core) = self.shared().core.try_lock() {
+                return self.post_to(core, qp, work);
+            }
         }
     }
 
@@ -475,7 +494,7 @@ impl Shared {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         // From one, as zero means "never" in places.
-        Instant::from_nanos(self.origin.elapsed().as_nanos() as u64 + 1)
+        Instant::from_nanos(clock::nanos().wrapping_sub(self.origin) + 1)
     }
 
     /// Takes what was posted while the core was held.

@@ -134,12 +134,18 @@ pub(crate) struct QpTransmit<'a> {
     pub(crate) regions: &'a RegionTable,
     pub(crate) pd: PdId,
     pub(crate) burst: &'a mut Burst,
+    pub(crate) is_polled: bool,
 }
 
 impl Transmit for QpTransmit<'_> {
     #[inline]
     fn has_room(&self) -> bool {
         self.burst.has_room()
+    }
+
+    #[inline]
+    fn is_polled(&self) -> bool {
+        self.is_polled
     }
 
     fn send(

@@ -13,6 +13,7 @@
 
 mod address;
 pub mod capture;
+mod clock;
 mod cm;
 mod config;
 mod core;

@@ -43,6 +43,10 @@ pub(crate) struct Nic {
     pub(crate) timers: BinaryHeap<Reverse<(Instant, usize)>>,
     /// The host's queue was full; the burst is tried again then.
     pub(crate) retry_at: Option<Instant>,
+    /// A request came since the last burst: what is posted next is likely to be the answer.
+    pub(crate) was_asked: bool,
+    /// A program drives the device, and will again in a moment.
+    pub(crate) is_polled: bool,
     /// Bytes and pieces of work posted since the last burst.
     pub(crate) posted: usize,
     pub(crate) capture: Option<Writer>,
@@ -143,6 +147,8 @@ impl Nic {
             active: VecDeque::new(),
             timers: BinaryHeap::new(),
             retry_at: None,
+            was_asked: false,
+            is_polled: false,
             posted: 0,
             capture,
             scratch: Vec::with_capacity(8192),
@@ -246,7 +252,10 @@ impl Nic {
         self.entry(slot).accepted += 1;
         self.posted = self.posted.saturating_add(bytes.max(COALESCE_AT_MOST / 64));
         self.activate(slot);
-        self.touch(slot);
+        // Only in error states something comes of it at once.
+        if !self.completions.is_empty() {
+            self.touch(slot);
+        }
         Ok(())
     }
 
@@ -283,11 +292,13 @@ impl Nic {
             rounds -= 1;
             let before = (self.burst.packets(), self.burst.bytes());
             self.entry(slot).is_active = false;
+            let is_polled = self.is_polled;
             let (engine, mut host, burst) = self.parts(slot);
             let mut out = QpTransmit {
                 regions: host.regions,
                 pd: host.qp.pd,
                 burst,
+                is_polled,
             };
             let left = engine.poll_transmit(now, &mut host, &mut out);
             self.count_sent(before);
@@ -375,6 +386,11 @@ impl Nic {
         }
         let (engine, mut host, _) = self.parts(slot);
         engine.handle_packet(now, &arrival, &headers, payload, &mut host);
+        self.was_asked |= headers
+            .bth
+            .opcode
+            .operation()
+            .is_some_and(|operation| !operation.is_response());
         self.hearing = Some(Hearing {
             qpn,
             slot,

@@ -132,6 +132,10 @@ pub trait Transmit {
     /// Whether one more packet of the largest size fits.
     fn has_room(&self) -> bool;
 
+    /// Whether the burst is filled for a program that drives the NIC itself, and will again in a moment: what can wait
+    /// a few microseconds for its deadline may.
+    fn is_polled(&self) -> bool;
+
     /// Adds a packet: `headers` with the pad count already set, then `payload`. The host appends pad and ICRC.
     /// Refused, with nothing added, when the payload's memory does not resolve.
     fn send(

@@ -72,6 +72,16 @@ impl Linux {
             }
         }
         self.counters.send_calls += 1;
+        if groups.len() == 1 {
+            let first = &self.outgoing[0].msg_hdr;
+            // SAFETY: as below, for the first message alone.
+            let sent = unsafe { sendmsg(self.sockets.sending.as_raw_fd(), first) };
+            return if sent < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(1)
+            };
+        }
         // SAFETY: the first `groups.len()` messages were just filled; they point to an address, pieces and control
         // bytes that `burst` and `self` keep alive over the call, and the pieces' memory is readable (`Burst::push`).
         let sent = unsafe {
@@ -237,8 +247,9 @@ struct Incoming {
     messages: Box<[libc::mmsghdr]>,
     segments: [usize; BATCH],
     filled: usize,
-    /// Messages to ask for next.
+    /// Messages to ask for next, and how often all that were asked for came.
     wanted: usize,
+    full_rounds: u32,
     overflows: u32,
 }
 
@@ -267,6 +278,7 @@ impl Incoming {
             segments: [0; BATCH],
             filled: 0,
             wanted: BATCH,
+            full_rounds: 0,
             overflows: 0,
         }
     }
@@ -288,27 +300,38 @@ impl Incoming {
             header.msg_control = self.controls[index].0.as_mut_ptr().cast();
             header.msg_controllen = size_of::<ReceiveControl>();
         }
-        // SAFETY: every message points to a name, a buffer and control bytes of `self`, with their sizes; the boxes do
-        // not move, and nothing else refers to them during the call.
-        let received = unsafe {
-            libc::recvmmsg(
-                socket,
-                self.messages.as_mut_ptr(),
-                self.wanted as libc::c_uint,
-                libc::MSG_DONTWAIT,
-                std::ptr::null_mut(),
-            )
-        };
-        self.filled = usize::try_from(received).unwrap_or(0);
-        // Finding out that there is no second message costs as much as a tenth of the first: where there was one, one
-        // is asked for, and twice as many whenever all that were asked for came.
-        if self.filled > 0 {
-            let full = self.filled == self.wanted;
-            self.wanted = if full {
-                (2 * self.wanted).min(BATCH)
-            } else {
-                self.filled
+        self.filled = if self.wanted == 1 {
+            let first = &mut self.messages[0];
+            // SAFETY: as below, for the first message alone.
+            let received = unsafe { recvmsg(socket, &mut first.msg_hdr) };
+            first.msg_len = received.max(0) as libc::c_uint;
+            usize::from(received >= 0)
+        } else {
+            // SAFETY: every message points to a name, a buffer and control bytes of `self`, with their sizes; the boxes
+            // do not move, and nothing else refers to them during the call.
+            let received = unsafe {
+                libc::recvmmsg(
+                    socket,
+                    self.messages.as_mut_ptr(),
+                    self.wanted as libc::c_uint,
+                    libc::MSG_DONTWAIT,
+                    std::ptr::null_mut(),
+                )
             };
+            usize::try_from(received).unwrap_or(0)
+        };
+        // Finding out that there is no second message costs as much as a tenth of the first: as many are asked for as
+        // came last time, and twice as many when all that were asked for came twice in a row.
+        if self.filled < self.wanted {
+            self.full_rounds = 0;
+            if self.filled > 0 {
+                self.wanted = self.filled;
+            }
+        } else if self.full_rounds == 0 {
+            self.full_rounds = 1;
+        } else {
+            self.full_rounds = 0;
+            self.wanted = (2 * self.wanted).min(BATCH);
         }
         for index in 0..self.filled {
             self.segments[index] = self.read_control(index);
@@ -367,6 +390,41 @@ impl Incoming {
             segment: segment.max(1),
             bytes: &self.buffers[index * BUFFER..index * BUFFER + len],
         }
+    }
+}
+
+/// `recvmsg(2)` that does not wait, past the C library: there the call is a point where the thread may be cancelled, which
+/// costs as much again as finding out that nothing came.
+///
+/// # Safety
+/// As `recvmsg(2)`: `message` points to memory that is writable and as long as it says.
+#[inline]
+unsafe fn recvmsg(socket: RawFd, message: &mut libc::msghdr) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        libc::syscall(
+            libc::SYS_recvmsg,
+            socket,
+            std::ptr::from_mut(message),
+            libc::MSG_DONTWAIT,
+        ) as isize
+    }
+}
+
+/// `sendmsg(2)` in the same way.
+///
+/// # Safety
+/// As `sendmsg(2)`: `message` points to memory that is readable and as long as it says.
+#[inline]
+unsafe fn sendmsg(socket: RawFd, message: &libc::msghdr) -> isize {
+    // SAFETY: the caller's.
+    unsafe {
+        libc::syscall(
+            libc::SYS_sendmsg,
+            socket,
+            std::ptr::from_ref(message),
+            libc::MSG_DONTWAIT,
+        ) as isize
     }
 }
 

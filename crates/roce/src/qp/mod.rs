@@ -4,6 +4,7 @@
 //! [`Host`]; packets it fills into a [`Transmit`].
 
 mod congestion;
+mod hold;
 mod inbound;
 mod link;
 mod psn_set;

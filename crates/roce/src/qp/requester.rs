@@ -444,12 +444,11 @@ impl Requester {
             if to != end || wqe.failed.is_some() {
                 break;
             }
-            let signaled = wqe.is_signaled();
-            let wqe = self.queue.pop().expect("it was at the front");
-            self.cursor.index = self.cursor.index.saturating_sub(1);
-            if signaled {
-                host.complete_send(completion_of(link, &wqe, Status::Success));
+            if wqe.is_signaled() {
+                host.complete_send(completion_of(link, wqe, Status::Success));
             }
+            self.queue.drop_front();
+            self.cursor.index = self.cursor.index.saturating_sub(1);
         }
         if self.una == before {
             return;

@@ -11,6 +11,7 @@ use crate::wire::{
     Aeth, AtomicAckEth, Headers, Key, NakCode, Opcode, Operation as Packet, Psn, Qpn, Syndrome,
 };
 
+use super::hold::Hold;
 use super::inbound::{Inbound, MAX_MESSAGE, Refusal, Rules};
 use super::link::{Link, pad};
 use super::reorder::{REACH, Reorder};
@@ -34,6 +35,7 @@ pub(super) struct Responder {
     /// Finished and unfinished READs and atomics, oldest first, for duplicates.
     resources: VecDeque<Resource>,
     reorder: Option<Box<Reorder>>,
+    hold: Hold,
     /// The NAK that ended the connection: repeated to whoever has not heard it.
     last_word: Option<(Psn, NakCode)>,
     heard: bool,
@@ -108,6 +110,7 @@ impl Responder {
             responses: VecDeque::new(),
             resources: VecDeque::new(),
             reorder: None,
+            hold: Hold::new(),
             last_word: None,
             heard: false,
             out_of_order: 0,
@@ -200,15 +203,19 @@ impl Responder {
                 self.expected = next;
                 self.reply = self.reply.filter(|&reply| reply == Reply::Ack);
                 if packet.is_send() || packet.is_write() {
+                    let kept_until = self.hold.on_request(now);
                     if headers.bth.ack_request {
                         if self.reply != Some(Reply::Ack) {
                             self.reply_due = now + link.ack_delay;
+                        } else if let Some(until) = kept_until {
+                            self.reply_due = until;
                         }
                         self.reply = Some(Reply::Ack);
                     }
                 } else {
                     // The response to come acknowledges everything before it.
                     self.reply = None;
+                    self.hold.on_sent(false);
                 }
                 Ok(())
             }
@@ -357,6 +364,7 @@ impl Responder {
                 self.reply = Some(Reply::Ack);
             }
             self.reply_due = now;
+            self.hold.on_urgent();
             return;
         }
         let response = match (packet, headers.reth) {
@@ -454,6 +462,7 @@ impl Responder {
         if !self.awaiting {
             self.reply = Some(Reply::Ack);
             self.reply_due = now;
+            self.hold.on_urgent();
         }
     }
 
@@ -471,6 +480,7 @@ impl Responder {
                 self.expected = self.expected.next();
                 self.reply = Some(Reply::Ack);
                 self.reply_due = now;
+                self.hold.on_urgent();
             } else if let Some(held) = reorder.take_held(self.expected) {
                 let Some(packet) = held.headers.bth.opcode.operation() else {
                     continue;
@@ -572,10 +582,28 @@ impl Responder {
             }
             rides_along = true;
         }
-        if self.reply.is_some() && (rides_along || self.reply_due <= now) {
-            self.send_reply(link, budget, out);
+        if self.reply.is_none() || !(rides_along || self.reply_due <= now) {
+            return Ok(());
         }
+        if rides_along && self.may_keep(now, out) {
+            return Ok(());
+        }
+        self.hold.on_sent(!rides_along);
+        self.send_reply(link, budget, out);
         Ok(())
+    }
+
+    /// Whether the acknowledgement that could ride now is kept back instead.
+    fn may_keep(&mut self, now: Instant, out: &impl Transmit) -> bool {
+        let is_complete = self.reorder.as_ref().is_some_and(|it| it.is_empty());
+        if !is_complete || self.reply != Some(Reply::Ack) || !out.is_polled() {
+            return false;
+        }
+        let kept_until = self.hold.keep(now);
+        if let Some(until) = kept_until {
+            self.reply_due = until;
+        }
+        kept_until.is_some()
     }
 
     fn send_reply(&mut self, link: &Link, budget: u32, out: &mut impl Transmit) {

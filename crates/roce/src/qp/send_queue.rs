@@ -105,6 +105,13 @@ impl SendQueue {
         self.queue.front()
     }
 
+    /// Forgets the oldest, where it lies: a work is some hundred bytes long.
+    #[inline]
+    pub(super) fn drop_front(&mut self) {
+        self.started = self.started.saturating_sub(1);
+        self.queue.pop_front();
+    }
+
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Wqe> {
         self.started = self.started.saturating_sub(1);

@@ -271,6 +271,10 @@ impl Transmit for Burst {
         self.packets.len() < self.room
     }
 
+    fn is_polled(&self) -> bool {
+        true
+    }
+
     fn send(
         &mut self,
         path: &Path,

@@ -293,23 +293,36 @@ impl Icrc {
         self.payload(masked)
     }
 
-    /// Covers all of a small packet but its ICRC, from the BTH on: the same as [`Icrc::headers`] and [`Icrc::payload`] in one
+    /// Covers all of a packet but its ICRC, from the BTH on: the same as [`Icrc::headers`] and [`Icrc::payload`] in one
     /// step, which for up to [`Icrc::SMALL`] bytes is cheaper.
     ///
     /// # Panics
-    /// When `packet` is shorter than a BTH or longer than [`Icrc::SMALL`].
+    /// When `packet` is shorter than a BTH.
     #[inline]
     #[must_use]
     pub fn small_packet(self, packet: &[u8]) -> Self {
-        let mut masked = [0; Self::SMALL];
-        let masked = &mut masked[..packet.len()];
-        masked.copy_from_slice(packet);
+        let (bth, mut rest) = packet
+            .split_first_chunk::<{ Bth::LEN }>()
+            .expect("at least a BTH");
+        let mut masked = [0; 16];
+        masked[..Bth::LEN].copy_from_slice(bth);
         masked[4] = 0xFF;
-        Self(small_crc(self.0, masked))
+        // Nearly every packet has an extension header, whose first word completes a step.
+        let crc = if let Some((word, behind)) = rest.split_first_chunk::<4>() {
+            masked[Bth::LEN..].copy_from_slice(word);
+            rest = behind;
+            fold(!self.0, &masked)
+        } else {
+            fold(
+                !self.0,
+                masked.first_chunk::<{ Bth::LEN }>().expect("shorter"),
+            )
+        };
+        Self(small_crc(!crc, rest))
     }
 
-    /// Most bytes of a small packet.
-    pub const SMALL: usize = 96;
+    /// Bytes up to which [`Icrc::small_packet`] is the cheaper way.
+    pub const SMALL: usize = 128;
 
     /// Covers more of the packet: payload in any number of pieces, then the pad.
     #[inline]
