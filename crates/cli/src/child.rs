@@ -50,6 +50,10 @@ impl Responder {
         for variable in ["RINGMAIL_CAPTURE", "RINGMAIL_CONFIG", "RINGMAIL_ADDRESS"] {
             command.env_remove(variable);
         }
+        // Said once is enough.
+        for (variable, _) in device::unknown_variables(config) {
+            command.env_remove(variable);
+        }
         let mut child = command
             .args(arguments)
             .envs(device::environment(config, domain))

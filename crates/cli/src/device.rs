@@ -20,6 +20,12 @@ use crate::protocol::Counter;
 /// A setting that does not exist or cannot be read.
 pub(crate) fn config(registry: &Registry, common: &Common) -> anyhow::Result<Config> {
     let mut config = registry.config()?;
+    for (name, meant) in unknown_variables(&config) {
+        match meant {
+            Some(meant) => tracing::warn!("{name} sets nothing: is {meant} meant?"),
+            None => tracing::warn!("{name} sets nothing: `ringmail info` lists what can be set"),
+        }
+    }
     let options = [
         ("provider", &common.provider),
         ("faults", &common.faults),
@@ -35,6 +41,14 @@ pub(crate) fn config(registry: &Registry, common: &Common) -> anyhow::Result<Con
     }
     Ok(config)
 }
+
+/// Variables that look like settings and are none, each with the one that was perhaps meant.
+pub(crate) fn unknown_variables(config: &Config) -> Vec<(String, Option<String>)> {
+    let mut unknown = config.unknown_variables();
+    unknown.retain(|(name, _)| name != "RINGMAIL_LOG");
+    unknown
+}
+
 /// Has a device that can be at several addresses be where a listener is asked for, unless the user has said where.
 ///
 /// # Errors

@@ -223,6 +223,26 @@ fn faults_and_captures_are_refused_by_a_provider_without_packets() {
 }
 
 #[test]
+fn a_variable_that_is_mistyped_is_said_once_with_what_was_meant() {
+    for provider in providers() {
+        let scene = Scene::new();
+        scene.write("source", b"bytes");
+        let output = scene
+            .command(provider, &["source", "copy"])
+            .env("RINGMAIL_FAULT", "loss=1%")
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        let complaint = stderr(&output);
+        assert!(
+            complaint.contains("RINGMAIL_FAULT sets nothing: is RINGMAIL_FAULTS meant?"),
+            "{complaint}"
+        );
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    }
+}
+
+#[test]
 fn an_existing_file_is_replaced_and_a_directory_is_filled() {
     for provider in providers() {
         let scene = Scene::new();

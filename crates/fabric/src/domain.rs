@@ -1,6 +1,7 @@
 //! Domains as users hold them: where memory, queues and endpoints come from.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -62,9 +63,13 @@ impl Domain {
     /// Private memory of `len` zeroed bytes, registered if the device wants that.
     ///
     /// # Errors
-    /// What registering answers.
+    /// [`Error::Io`] where there is not so much memory, or what registering answers.
     pub fn buf(&self, len: usize) -> Result<Buf, Error> {
-        self.adopt(Buf::zeroed(len))
+        let bytes = mem::Buf::try_zeroed(len).ok_or_else(|| {
+            let what = format!("allocating {len} bytes");
+            Error::io(what, io::ErrorKind::OutOfMemory.into())
+        })?;
+        self.adopt(bytes.into())
     }
 
     /// Private memory with a copy of `bytes`.
@@ -207,5 +212,20 @@ impl fmt::Debug for Domain {
             .field("provider", &self.info().provider)
             .field("device", &self.info().device)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Registry, loopback::Loopback};
+
+    #[test]
+    fn memory_that_there_is_not_is_an_error() {
+        let registry = Registry::new().with(Loopback::new());
+        let domain = registry.open("loopback", &registry.defaults()).unwrap();
+        for len in [usize::MAX, usize::MAX / 2, 1 << 60] {
+            let error = domain.buf(len).expect_err("nobody has so much");
+            assert!(error.to_string().contains("allocating"), "{error}");
+        }
     }
 }

@@ -59,6 +59,56 @@ fn more_peers_than_connections_are_served_by_closing_idle_ones() {
 }
 
 #[test]
+fn a_stranger_is_refused_while_every_connection_is_busy() {
+    let limited = open(2);
+    let (server, server_cq) = endpoint(&limited);
+    let others = open(100);
+    let peers: Vec<_> = (0..2).map(|_| endpoint(&others)).collect();
+    // Their messages wait for a receive, so neither connection is idle.
+    for (other, _) in &peers {
+        let address = other.address().unwrap();
+        let peer = server.addresses().insert(&address).unwrap();
+        let message = limited.buf_from(b"waits").unwrap();
+        server.post_one(Work::send(1, message).to(peer)).unwrap();
+    }
+    // What goes the other way shows that both are connected.
+    for (other, cq) in &peers {
+        server
+            .post_one(Work::recv(2, limited.buf(1).unwrap()))
+            .unwrap();
+        let peer = other
+            .addresses()
+            .insert(&server.address().unwrap())
+            .unwrap();
+        let message = others.buf_from(b"x").unwrap();
+        other.post_one(Work::send(3, message).to(peer)).unwrap();
+        cq.next(PATIENCE).unwrap().ok().expect("it is connected");
+        server_cq.next(PATIENCE).unwrap().ok().expect("received");
+    }
+    server
+        .post_one(Work::recv(4, limited.buf(1).unwrap()))
+        .unwrap();
+    let (stranger, cq) = endpoint(&others);
+    let peer = stranger
+        .addresses()
+        .insert(&server.address().unwrap())
+        .unwrap();
+    let knock = || {
+        let message = others.buf_from(b"x").unwrap();
+        stranger.post_one(Work::send(5, message).to(peer)).unwrap();
+        cq.next(PATIENCE).unwrap().status
+    };
+    assert_eq!(knock(), Status::RetryExceeded, "there is no room");
+    let (other, other_cq) = &peers[0];
+    other
+        .post_one(Work::recv(6, others.buf(5).unwrap()))
+        .unwrap();
+    other_cq.next(PATIENCE).unwrap().ok().expect("received");
+    server_cq.next(PATIENCE).unwrap().ok().expect("sent");
+    assert_eq!(knock(), Status::Success, "one connection is idle");
+}
+
+#[test]
 fn endpoints_that_connect_to_each_other_at_once_lose_nothing() {
     for _ in 0..50 {
         let domains = [open(16), open(16)];

@@ -38,6 +38,13 @@ impl Buf {
         }
     }
 
+    /// As [`Buf::zeroed`], but answers `None` where there is not so much memory.
+    #[must_use]
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        let memory = Memory::try_allocate(len)?;
+        Some(Self { memory, len })
+    }
+
     /// How many bytes were allocated; [`Buf::set_len`] may go up to this.
     #[must_use]
     pub fn capacity(&self) -> usize {

@@ -53,7 +53,16 @@ impl Memory {
     /// If `len` exceeds `isize::MAX`. Running out of memory aborts, as for a `Vec`.
     #[must_use]
     pub fn allocate(len: usize) -> Self {
-        Self::of(Allocation::anonymous(len))
+        Self::try_allocate(len).unwrap_or_else(|| {
+            let layout = Allocation::layout(len).expect("no more than isize::MAX bytes");
+            handle_alloc_error(layout)
+        })
+    }
+
+    /// As [`Memory::allocate`], but answers `None` where there is not so much memory.
+    #[must_use]
+    pub fn try_allocate(len: usize) -> Option<Self> {
+        Allocation::anonymous(len).map(Self::of)
     }
 
     pub(crate) fn of(allocation: Allocation) -> Self {
@@ -427,25 +436,28 @@ pub(crate) enum Kind {
 }
 
 impl Allocation {
-    fn anonymous(len: usize) -> Self {
+    fn anonymous(len: usize) -> Option<Self> {
+        let layout = Self::layout(len)?;
         #[cfg(all(unix, not(miri)))]
         if len >= LARGE
             && let Some(allocation) = Self::map(len)
         {
-            return allocation;
+            return Some(allocation);
         }
-        let layout = Layout::from_size_align(len.max(8).next_multiple_of(8), alignment(len))
-            .expect("no more than isize::MAX bytes");
         // SAFETY: the layout's size is at least eight.
-        let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
-            handle_alloc_error(layout)
-        };
-        Self {
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Self {
             base,
             len,
             kind: Kind::Heap(layout),
             writable: true,
-        }
+        })
+    }
+
+    /// None for more than `isize::MAX` bytes.
+    fn layout(len: usize) -> Option<Layout> {
+        let words = len.max(8).checked_next_multiple_of(8)?;
+        Layout::from_size_align(words, alignment(len)).ok()
     }
 
     #[cfg(all(unix, not(miri)))]

@@ -92,9 +92,14 @@ impl Tuning {
 /// # Errors
 /// [`Error::Config`] with the row.
 pub(crate) fn device(config: &Config) -> Result<DeviceConfig, Error> {
-    let faults: Faults = core_text(config, "faults")
-        .parse()
-        .map_err(|_| wrong("faults", core_text(config, "faults"), FAULTS))?;
+    let faults: Faults =
+        core_text(config, "faults")
+            .parse()
+            .map_err(|error: rnic::FaultsError| ConfigError::Part {
+                name: "faults".to_owned(),
+                value: core_text(config, "faults").to_owned(),
+                reason: error.to_string(),
+            })?;
     let capture = core_text(config, "capture");
     Ok(DeviceConfig {
         address: address(config)?,
@@ -179,8 +184,6 @@ fn wrong(name: &str, value: &str, expected: &'static str) -> Error {
     })
 }
 
-const FAULTS: &str = "faults such as loss=1%,dup=1%,reorder=1%,corrupt=1%,delay=1ms,seed=7";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,7 +241,23 @@ mod tests {
             let config = config().with(name, value).unwrap();
             let read = device(&config).and_then(|_| tuning(&config).map(drop));
             let error = read.expect_err(name).to_string();
-            assert!(error.starts_with(&format!("{name}={value} ")), "{error}");
+            let start = error.strip_prefix(&format!("{name}={value}"));
+            let start = start.unwrap_or_else(|| panic!("{error}"));
+            assert!(start.starts_with([' ', ':']), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_wrong_one_of_several_faults_is_named() {
+        for (faults, part) in [
+            ("loss=1%,lose=2%,seed=1", "unknown fault `lose`"),
+            ("loss=1%,dup=200%", "fault dup=200%"),
+            ("loss=1%,delay=5", "fault delay=5"),
+            ("loss=1%,seed", "fault `seed`"),
+        ] {
+            let config = config().with("faults", faults).unwrap();
+            let error = device(&config).expect_err(faults).to_string();
+            assert!(error.contains(part), "{error}");
         }
     }
 }

@@ -4,6 +4,8 @@ mod setting;
 mod value;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,6 +68,16 @@ pub enum ConfigError {
         /// What the row takes.
         expected: &'static str,
     },
+    /// A part of the value is wrong.
+    #[error("{name}={value}: {reason}")]
+    Part {
+        /// The row.
+        name: String,
+        /// As given.
+        value: String,
+        /// Which part, and what is wrong with it.
+        reason: String,
+    },
     /// A line of a file that is no `name = value`.
     #[error("{file}:{line}: expected `name = value`")]
     Line {
@@ -102,6 +114,23 @@ impl Config {
         self.read_variables(|name| std::env::var(name).ok())
     }
 
+    /// Variables of the environment that begin with `RINGMAIL_` and set nothing, each with the one that was perhaps meant.
+    #[must_use]
+    pub fn unknown_variables(&self) -> Vec<(String, Option<String>)> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        self.unknown_among(names)
+    }
+
+    fn unknown_among(&self, names: impl Iterator<Item = String>) -> Vec<(String, Option<String>)> {
+        let known: Vec<_> = self.rows.iter().map(Setting::environment).collect();
+        let ours = names.filter(|name| name.starts_with("RINGMAIL_") && !known.contains(name));
+        let with_nearest = |name: String| {
+            let nearest = nearest(&name, &known).map(str::to_owned);
+            (name, nearest)
+        };
+        ours.map(with_nearest).collect()
+    }
+
     fn read_variables(
         &mut self,
         variable: impl Fn(&str) -> Option<String>,
@@ -120,7 +149,7 @@ impl Config {
     /// [`ConfigError`] with the line.
     pub fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
+        let text = read(path).map_err(|error| ConfigError::File {
             file: file.clone(),
             reason: error.to_string(),
         })?;
@@ -258,6 +287,41 @@ impl Config {
     }
 }
 
+/// What is in a file of settings, which is short.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(LONGEST_FILE + 1);
+    file.read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST_FILE {
+        let reason = format!("it is longer than {LONGEST_FILE} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
+}
+
+const LONGEST_FILE: u64 = 1 << 20;
+
+/// The name that was perhaps meant: the one with the fewest letters to change, if those are few.
+fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+    let distances = known.iter().map(|known| (distance(name, known), known));
+    let (distance, known) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= 3).then_some(known)
+}
+
+/// Letters to insert, remove or replace to get from one to the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<_> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -283,6 +347,32 @@ mod tests {
         config.set("test.flow-window", "4mb").unwrap();
         assert_eq!(config.size(&WINDOW), 4 << 20);
         assert_eq!(config.rows().next().unwrap().2, Source::Program);
+    }
+
+    #[test]
+    fn a_variable_that_sets_nothing_is_found_with_the_one_that_was_meant() {
+        let config = Config::new(&[WINDOW]);
+        let unknown = |name: &str| {
+            let names = ["HOME", "RINGMAIL_TEST_FLOW_WINDOW", name].map(str::to_owned);
+            config.unknown_among(names.into_iter())
+        };
+        let meant = Some("RINGMAIL_TEST_FLOW_WINDOW".to_owned());
+        for name in ["RINGMAIL_TEST_FLOWWINDOW", "RINGMAIL_TSET_FLOW_WINDOW"] {
+            assert_eq!(unknown(name), [(name.to_owned(), meant.clone())]);
+        }
+        assert_eq!(
+            unknown("RINGMAIL_OTHER"),
+            [("RINGMAIL_OTHER".to_owned(), None)]
+        );
+        assert_eq!(unknown("PATH"), []);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_without_an_end_is_an_error() {
+        let mut config = Config::new(&[WINDOW]);
+        let endless = config.read_file(Path::new("/dev/zero")).unwrap_err();
+        assert!(endless.to_string().contains("longer than"), "{endless}");
     }
 
     #[test]

@@ -99,8 +99,14 @@ impl Core {
                 _ => doomed.extend(self.fail(state, current, Status::Flushed)),
             }
         }
+        // The limit gives way to our own work, not to whoever asks.
+        if !itself && !self.has_room(state) {
+            state.forget_unused(&hello.address);
+            return doomed;
+        }
         let opened = self.open_connection(state, &hello.address, Stage::Accepting, hello.attempt);
         let Ok((id, endpoint, more)) = opened else {
+            state.forget_unused(&hello.address);
             return doomed;
         };
         doomed.extend(more);

@@ -295,14 +295,7 @@ impl Core {
                 self.fail_pending(peer, status);
             }
         }
-        // What strangers claimed is not remembered for longer than their connections.
-        if let Some(peer) = state.peers.get(&address)
-            && peer.current.is_none()
-            && peer.yielded.is_none()
-            && peer.pending.is_empty()
-        {
-            state.peers.remove(&address);
-        }
+        state.forget_unused(&address);
         self.forget_finished(state);
         doomed
     }
@@ -391,31 +384,19 @@ impl Core {
 
     /// Takes out the connection idle for longest if there are too many.
     fn make_room(&self, state: &mut State) -> Doomed {
-        let live = state
-            .connections
-            .values()
-            .filter(|connection| connection.endpoint.is_some())
-            .count();
-        if live < self.max_connections {
+        if state.live() < self.max_connections {
             return Doomed::new();
         }
-        let idle = state
-            .connections
-            .iter()
-            .filter(|(_, connection)| {
-                let pending = state
-                    .peers
-                    .get(&connection.peer)
-                    .is_some_and(|peer| !peer.pending.is_empty());
-                connection.stage == Stage::Connected && connection.in_flight.is_empty() && !pending
-            })
-            .min_by_key(|(_, connection)| connection.last_used)
-            .map(|(id, _)| *id);
-        match idle {
+        match state.idle_for_longest() {
             Some(id) => self.fail(state, id, Status::Flushed),
             // All are busy: the limit gives way rather than the work.
             None => Doomed::new(),
         }
+    }
+
+    /// Whether one connection more keeps the limit.
+    pub(super) fn has_room(&self, state: &State) -> bool {
+        state.live() < self.max_connections || state.idle_for_longest().is_some()
     }
 
     /// What to tell a peer with the next attempt.
@@ -433,6 +414,40 @@ impl Core {
 }
 
 impl State {
+    /// Connections that are not over.
+    fn live(&self) -> usize {
+        let connections = self.connections.values();
+        connections
+            .filter(|connection| connection.endpoint.is_some())
+            .count()
+    }
+
+    /// The connection that nobody needs now, and that nobody has used for longest.
+    fn idle_for_longest(&self) -> Option<EndpointId> {
+        let is_idle = |connection: &Connection| {
+            let peer = self.peers.get(&connection.peer);
+            let pending = peer.is_some_and(|peer| !peer.pending.is_empty());
+            connection.stage == Stage::Connected && connection.in_flight.is_empty() && !pending
+        };
+        let idle = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| is_idle(connection));
+        idle.min_by_key(|(_, connection)| connection.last_used)
+            .map(|(id, _)| *id)
+    }
+
+    /// What strangers claimed is not remembered for longer than their connections.
+    pub(super) fn forget_unused(&mut self, address: &Address) {
+        if let Some(peer) = self.peers.get(address)
+            && peer.current.is_none()
+            && peer.yielded.is_none()
+            && peer.pending.is_empty()
+        {
+            self.peers.remove(address);
+        }
+    }
+
     /// Whether connections have work whose end is not reported yet.
     pub(super) fn has_work_in_flight(&self) -> bool {
         self.connections

@@ -8,7 +8,8 @@
 //! - A connection that fails fails the work outstanding for that peer once; nothing is executed twice. The next work connects
 //!   again. A peer that came back at its address is known by its incarnation, and replaces what was left of the old one.
 //! - Beyond [`MAX_CONNECTIONS`] the connection idle for longest is closed, and opened again when it is needed. Closing it
-//!   flushes what the peer may have had under way.
+//!   flushes what the peer may have had under way. Where none is idle our own work connects all the same, and peers that
+//!   ask are refused: whoever knocks takes no more memory than the limit allows.
 //!
 //! A peer may claim any address of the host it asks from. Who may connect at all is for the network to say.
 //!
