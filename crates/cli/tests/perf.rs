@@ -118,6 +118,8 @@ fn what_a_message_cost_is_counted_on_both_sides() {
     for row in rows("softroce", "--op write --size 64 --iterations 200") {
         assert!(row["drops"].is_u64() && row["retransmissions"].is_u64());
         assert!(row["socket_calls_per_message"].as_f64().unwrap() > 0.0);
+        // Out of the source, and into the target.
+        assert!(row["copies_per_byte"].as_f64().unwrap() >= 2.0, "{row}");
         assert!(row["server_cpu_ns_per_message"].as_f64().unwrap() > 0.0);
         for side in ["client_counters", "server_counters"] {
             assert!(row[side]["packets_sent"].as_u64().unwrap() > 0, "{row}");

@@ -92,6 +92,7 @@ impl Core {
             .sum();
         Counters {
             retransmitted: self.nic.counters.retransmitted + resent,
+            bytes_copied: self.nic.counters.bytes_copied + self.nic.burst.copied(),
             faults: self
                 .injector
                 .as_ref()

@@ -31,6 +31,10 @@ pub struct Counters {
     pub send_calls: u64,
     /// System calls to receive.
     pub receive_calls: u64,
+    /// Those of them that found nothing.
+    pub empty_receive_calls: u64,
+    /// Bytes of payload that we copied, from memory to a packet or from a packet to memory; the kernel's copies are its own.
+    pub bytes_copied: u64,
     /// Sends that the host refused.
     pub send_errors: u64,
     /// Sends that waited because the host's queue was full.
@@ -48,6 +52,7 @@ impl Counters {
             overflows: driver.overflows,
             send_calls: driver.send_calls,
             receive_calls: driver.receive_calls,
+            empty_receive_calls: driver.empty_receive_calls,
             send_errors: driver.send_errors,
             send_blocked: driver.send_blocked,
             ..self

@@ -20,6 +20,8 @@ pub(crate) struct QpHost<'a> {
     pub(crate) events: &'a EventQueue,
     /// Completions, which become visible when the call to the engine is over and its consequences are.
     pub(crate) completions: &'a mut Vec<Reported>,
+    /// Bytes that were placed.
+    pub(crate) copied: &'a mut u64,
 }
 
 /// A completion, and for which of a queue pair's completion queues.
@@ -50,6 +52,7 @@ impl Host for QpHost<'_> {
             data.len() as u64,
             Access::REMOTE_WRITE,
         )?;
+        *self.copied += data.len() as u64;
         memory.copy_in(offset, data).map_err(|_| AccessDenied)
     }
 
@@ -69,6 +72,7 @@ impl Host for QpHost<'_> {
     }
 
     fn scatter(&mut self, to: &SgeList, offset: u64, data: &[u8]) -> Result<(), AccessDenied> {
+        *self.copied += data.len() as u64;
         let (mut skip, mut rest) = (offset, data);
         for sge in to.as_slice() {
             let length = u64::from(sge.length);

@@ -683,6 +683,7 @@ impl Nic {
             qp: shared,
             events: &self.events,
             completions: &mut self.completions,
+            copied: &mut self.counters.bytes_copied,
         };
         (engine, host, &mut self.burst)
     }

@@ -70,6 +70,12 @@ impl Ground {
             .with_context(|| format!("cannot open queue pair {lane}"))
     }
 
+    /// The queue of a thread.
+    #[cfg(test)]
+    pub(super) fn queue(&self, thread: usize) -> &CompletionQueue {
+        &self.queues[thread]
+    }
+
     /// A lane on that endpoint, with its receives posted.
     ///
     /// # Errors

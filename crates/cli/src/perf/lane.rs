@@ -464,3 +464,98 @@ const fn flag(sequence: u64) -> u8 {
 fn failed(completion: &Completion) -> anyhow::Error {
     anyhow!("{:?} failed: {}", completion.opcode, completion.status)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fabric::{Address, Domain};
+
+    use super::super::case::Ground;
+    use super::super::plan::{Mode, Target, Waiting};
+    use super::*;
+
+    /// A client's lane and a server's, connected, each with its queue.
+    fn pair(operation: Operation, mode: Mode) -> [(Lane, fabric::CompletionQueue); 2] {
+        let plan = Plan {
+            operation,
+            mode,
+            size: 24,
+            depth: 1,
+            qps: 1,
+            threads: 1,
+            both: false,
+            signal_every: 1,
+            verify: true,
+            target: Target::Poll,
+            waiting: Waiting::Poll,
+        };
+        let registry = ringmail::registry();
+        let config = registry.config().unwrap();
+        let domain = registry.open("loopback", &config).unwrap();
+        let grounds = [true, false].map(|_| Ground::new(&domain, plan).unwrap());
+        let regions = [1, 0].map(|other: usize| grounds[other].region.remote());
+        let lane = |side: usize| {
+            let endpoint = grounds[side].endpoint(&domain, 0).unwrap();
+            let lane = grounds[side].lane(endpoint, 0, side == 0, regions[side]);
+            (lane.unwrap(), grounds[side].queue(0).clone())
+        };
+        let lanes = [lane(0), lane(1)];
+        connect(&domain, &lanes[0].0, &lanes[1].0);
+        lanes
+    }
+
+    fn connect(domain: &Domain, client: &Lane, server: &Lane) {
+        let listener = domain.listen(Address::ANY).unwrap();
+        let address = listener.address();
+        client.endpoint().start_connect(&address, &[]).unwrap();
+        let request = listener.next(PATIENCE).unwrap();
+        request.accept(server.endpoint(), &[]).unwrap();
+        client.endpoint().wait_connected(PATIENCE).unwrap();
+    }
+
+    fn next(lane: &mut (Lane, fabric::CompletionQueue)) -> anyhow::Result<()> {
+        let completion = lane.1.next(PATIENCE).unwrap();
+        lane.0.complete(completion)
+    }
+
+    #[test]
+    fn contents_that_differ_are_found() {
+        for operation in [Operation::Write, Operation::WriteImm] {
+            let [mut client, mut server] = pair(operation, Mode::Bandwidth);
+            client.0.post(1).unwrap();
+            next(&mut client).unwrap();
+            server.0.check_rest(1).expect("all is well");
+            let place = server.0.place_in(0) + 8;
+            server.0.memory.fetch_add(place, 1).unwrap();
+            let error = server.0.check_rest(1).unwrap_err().to_string();
+            assert!(error.contains("byte 8 of 24"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_another_is_found_on_arrival() {
+        let [mut client, mut server] = pair(Operation::Send, Mode::Latency);
+        client.0.post(1).unwrap();
+        next(&mut server).expect("all is well");
+        // The server believes that one was lost.
+        server.0.arrived += 1;
+        client.0.post(1).unwrap();
+        let error = next(&mut server).unwrap_err().to_string();
+        assert!(error.contains("other contents"), "{error}");
+    }
+
+    #[test]
+    fn what_is_read_is_checked() {
+        let [mut client, server] = pair(Operation::Read, Mode::Latency);
+        client.0.post(1).unwrap();
+        next(&mut client).expect("all is well");
+        let place = server.0.place_in(0);
+        server.0.memory.fetch_add(place, 1).unwrap();
+        client.0.post(1).unwrap();
+        let error = next(&mut client).unwrap_err().to_string();
+        assert!(error.contains("byte 0 of 24"), "{error}");
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+}

@@ -74,6 +74,14 @@ impl Source<'_> {
             Self::Bytes(bytes) => bytes.len(),
         }
     }
+
+    /// Of `len` bytes, those that are copied to the packet.
+    const fn copied(&self, len: usize) -> usize {
+        match self {
+            Self::Stable(_) if len > COPY_UP_TO => 0,
+            _ => len,
+        }
+    }
 }
 
 /// Packets that leave in one segmented send.
@@ -137,6 +145,8 @@ pub(crate) struct Burst {
     sent: usize,
     bytes: usize,
     packets: usize,
+    /// Bytes of payload copied since the beginning.
+    copied: u64,
     /// Holds the unsent packets after `detach`; empty until the first time.
     detached: Vec<u8>,
     is_detached: bool,
@@ -166,6 +176,7 @@ impl Burst {
             sent: 0,
             bytes: 0,
             packets: 0,
+            copied: 0,
             detached: Vec::new(),
             is_detached: false,
         }
@@ -189,6 +200,11 @@ impl Burst {
     /// Bytes of these packets.
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of payload that were copied, in this burst and all before.
+    pub(crate) const fn copied(&self) -> u64 {
+        self.copied
     }
 
     /// Whether one more packet of the largest size fits.
@@ -222,7 +238,9 @@ impl Burst {
         payload: Source<'_>,
     ) -> Result<(), AccessError> {
         debug_assert!(self.has_room());
-        let len = headers.len() + payload.len().next_multiple_of(4) + ICRC_LEN;
+        let payload_len = payload.len();
+        let copied = payload.copied(payload_len);
+        let len = headers.len() + payload_len.next_multiple_of(4) + ICRC_LEN;
         let undo = self.checkpoint();
         let index = self.join(to, len);
         let added = if len <= Icrc::SMALL + ICRC_LEN {
@@ -237,6 +255,7 @@ impl Burst {
         self.groups.last_mut().expect("join leaves one").end_piece = self.pieces.len();
         self.bytes += len;
         self.packets += 1;
+        self.copied += copied as u64;
         Ok(())
     }
 
@@ -365,6 +384,7 @@ impl Burst {
             });
             group.end_piece = pieces.len();
         }
+        self.copied += copy.len() as u64;
         self.detached = copy;
         self.pieces.clear();
         self.pieces.extend_from_slice(&pieces);

@@ -165,6 +165,7 @@ impl Driver for Linux {
     fn receive(&mut self) -> usize {
         self.counters.receive_calls += 1;
         self.incoming.receive(self.sockets.receiving.as_raw_fd());
+        self.counters.empty_receive_calls += u64::from(self.incoming.filled == 0);
         self.counters.overflows = u64::from(self.incoming.overflows);
         self.incoming.filled
     }

@@ -40,6 +40,8 @@ pub(crate) struct DriverCounters {
     pub(crate) send_calls: u64,
     /// System calls that received something or tried to.
     pub(crate) receive_calls: u64,
+    /// Those of them that found nothing.
+    pub(crate) empty_receive_calls: u64,
     /// Sends (of one or many packets) that the host refused for another reason than a full queue.
     pub(crate) send_errors: u64,
     /// Sends that found the queue full and were tried again.

@@ -67,7 +67,10 @@ impl Driver for Portable {
             match self.sockets.receiving.recv_from(buffer) {
                 Ok((len, source)) => self.arrivals.push((source, len)),
                 // Nothing there, or word of an earlier datagram that found nobody: neither is an arrival.
-                Err(_) => break,
+                Err(_) => {
+                    self.counters.empty_receive_calls += 1;
+                    break;
+                }
             }
         }
         self.arrivals.len()
