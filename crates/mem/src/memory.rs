@@ -89,30 +89,35 @@ impl Memory {
     }
 
     /// The address of the first byte; the default `iova` of a registration.
+    #[inline]
     #[must_use]
     pub fn addr(&self) -> u64 {
         self.allocation.base.as_ptr().addr() as u64
     }
 
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         self.allocation.len
     }
 
     /// Whether there are no bytes at all.
+    #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether writes are possible: false for a file mapped read-only.
+    #[inline]
     #[must_use]
     pub fn is_writable(&self) -> bool {
         self.allocation.writable
     }
 
     /// Whether the file behind the memory has been found truncated; see [`AccessError::Fault`].
+    #[inline]
     #[must_use]
     pub fn is_faulted(&self) -> bool {
         match &self.allocation.kind {
@@ -132,6 +137,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AccessError`]; after `Fault` an unspecified part may have been written.
+    #[inline]
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> Result<(), AccessError> {
         let span = self.writable_span(offset, bytes.len())?;
         // SAFETY: the span lies within the allocation, which is writable and lives as long as `self`.
@@ -143,6 +149,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AccessError`]; after `Fault` the contents of `bytes` are unspecified.
+    #[inline]
     pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) -> Result<(), AccessError> {
         let span = self.span(offset, bytes.len())?;
         // SAFETY: the span lies within the allocation, which lives as long as `self`.
@@ -197,6 +204,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AccessError`].
+    #[inline]
     pub fn load_u64(&self, offset: usize) -> Result<u64, AccessError> {
         // Acquire: pairs with the release store in `copy::place` and in `store_u64`.
         let value = self.word(offset)?.load(Ordering::Acquire);
@@ -207,6 +215,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AccessError`].
+    #[inline]
     pub fn store_u64(&self, offset: usize, value: u64) -> Result<(), AccessError> {
         // Release: pairs with the acquire load in `load_u64`.
         self.writable_word(offset)?.store(value, Ordering::Release);
@@ -217,6 +226,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AccessError`].
+    #[inline]
     pub fn fetch_add(&self, offset: usize, add: u64) -> Result<u64, AccessError> {
         let before = self.writable_word(offset)?.fetch_add(add, Ordering::AcqRel);
         self.check_fault().map(|()| before)
@@ -226,6 +236,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`AccessError`].
+    #[inline]
     pub fn compare_swap(&self, offset: usize, expected: u64, new: u64) -> Result<u64, AccessError> {
         let before = self
             .writable_word(offset)?
@@ -353,6 +364,7 @@ impl Memory {
         self.allocation.base
     }
 
+    #[inline]
     fn check_fault(&self) -> Result<(), AccessError> {
         if self.is_faulted() {
             return Err(AccessError::Fault);
@@ -360,6 +372,7 @@ impl Memory {
         Ok(())
     }
 
+    #[inline]
     fn span(&self, offset: usize, len: usize) -> Result<Span, AccessError> {
         let size = self.len();
         if offset > size || len > size - offset {
@@ -373,6 +386,7 @@ impl Memory {
         })
     }
 
+    #[inline]
     fn writable_span(&self, offset: usize, len: usize) -> Result<Span, AccessError> {
         if !self.is_writable() {
             return Err(AccessError::ReadOnly);
@@ -380,6 +394,7 @@ impl Memory {
         self.span(offset, len)
     }
 
+    #[inline]
     fn word(&self, offset: usize) -> Result<&AtomicU64, AccessError> {
         let span = self.span(offset, 8)?;
         if span.ptr.addr() % 8 != 0 {
@@ -389,6 +404,7 @@ impl Memory {
         Ok(unsafe { AtomicU64::from_ptr(span.ptr.cast()) })
     }
 
+    #[inline]
     fn writable_word(&self, offset: usize) -> Result<&AtomicU64, AccessError> {
         if !self.is_writable() {
             return Err(AccessError::ReadOnly);

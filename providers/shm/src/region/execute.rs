@@ -7,16 +7,6 @@ use fabric::{Access, Status};
 use mem::Memory;
 
 use super::exports::{Export, Exports};
-use super::process::{Process, ReadError};
-
-/// Why bytes were not pulled from the initiator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pull {
-    /// The work fails.
-    Failed(Status),
-    /// Its memory cannot be read from here: the bytes must be carried.
-    NotPermitted,
-}
 
 impl Exports {
     /// Writes bytes that lie in memory here.
@@ -32,34 +22,6 @@ impl Exports {
             let written = export.memory.copy_from(at, source, offset, len);
             written.map_err(|_| Status::RemoteOperation)
         })
-    }
-
-    /// Writes bytes that lie in the initiator's memory at `from`.
-    pub(crate) fn execute_pull(
-        &self,
-        key: u64,
-        addr: u64,
-        initiator: &Process,
-        from: u64,
-        len: usize,
-    ) -> Result<(), Pull> {
-        // The kernel copies in no particular order, so the last word goes another way, and last.
-        let tail = len.min(8);
-        let body = len - tail;
-        let last = Memory::allocate(8);
-        let result = self.access(key, addr, len, Access::REMOTE_WRITE, |export, at| {
-            initiator.read(from, &export.memory, at, body)?;
-            initiator.read(from.wrapping_add(body as u64), &last, 0, tail)?;
-            let written = export.memory.copy_from(at + body, &last, 0, tail);
-            written.map_err(|_| ReadError::Failed)?;
-            Ok::<(), Refusal>(())
-        });
-        match result {
-            Ok(()) => Ok(()),
-            Err(Refusal::Status(status)) => Err(Pull::Failed(status)),
-            Err(Refusal::Read(ReadError::Failed)) => Err(Pull::Failed(Status::RemoteOperation)),
-            Err(Refusal::Read(ReadError::NotPermitted)) => Err(Pull::NotPermitted),
-        }
     }
 
     /// Reads bytes into memory here.
@@ -112,14 +74,14 @@ impl Exports {
 
     /// Runs `touch` with what stands under the key, if the range and the right are there, at the offset of `addr`. An access
     /// to no bytes is not checked (IBA 9.7.4.1.5).
-    fn access<T: Default, E: From<Status>>(
+    fn access<T: Default>(
         &self,
         key: u64,
         addr: u64,
         len: usize,
         access: Access,
-        touch: impl FnOnce(&Export, usize) -> Result<T, E>,
-    ) -> Result<T, E> {
+        touch: impl FnOnce(&Export, usize) -> Result<T, Status>,
+    ) -> Result<T, Status> {
         if len == 0 {
             return Ok(T::default());
         }
@@ -130,27 +92,9 @@ impl Exports {
                 .filter(|&offset| export.memory.iovec(offset, len).is_ok());
             match offset {
                 Some(offset) if export.access.contains(access) => touch(export, offset),
-                _ => Err(Status::RemoteAccess.into()),
+                _ => Err(Status::RemoteAccess),
             }
         })
-        .unwrap_or_else(|| Err(Status::RemoteAccess.into()))
-    }
-}
-
-/// Why a pull did not happen.
-enum Refusal {
-    Status(Status),
-    Read(ReadError),
-}
-
-impl From<Status> for Refusal {
-    fn from(status: Status) -> Self {
-        Self::Status(status)
-    }
-}
-
-impl From<ReadError> for Refusal {
-    fn from(error: ReadError) -> Self {
-        Self::Read(error)
+        .unwrap_or(Err(Status::RemoteAccess))
     }
 }

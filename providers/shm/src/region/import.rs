@@ -12,6 +12,7 @@ use mem::{AccessError, Memory};
 use super::barrier;
 use super::description::Description;
 use super::imports::Peer;
+use super::mapping::Mapping;
 use super::process::ReadError;
 
 /// A peer's region.
@@ -19,7 +20,7 @@ pub(crate) struct Import {
     peer: Arc<Peer>,
     description: Description,
     /// Its pages, where they can be mapped.
-    mapping: Option<Memory>,
+    mapping: Option<Mapping>,
 }
 
 /// Why an access ended.
@@ -39,7 +40,7 @@ impl Import {
         Self {
             peer,
             description,
-            mapping,
+            mapping: mapping.map(Mapping::new),
         }
     }
 
@@ -52,7 +53,7 @@ impl Import {
     pub(super) fn mapped(&self) -> u64 {
         self.mapping
             .as_ref()
-            .map_or(0, |memory| memory.len() as u64)
+            .map_or(0, |mapping| mapping.memory().len() as u64)
     }
 
     /// Whether the owner still says what it said.
@@ -132,9 +133,10 @@ impl Import {
         let at = self
             .check(addr, len, Access::REMOTE_READ)
             .map_err(Stop::Failed)?;
-        let Some(memory) = &self.mapping else {
+        let Some(mapping) = &self.mapping else {
             return self.read_foreign(addr, into, offset, len);
         };
+        let memory = mapping.ready(at, len);
         if let Err(error) = into.copy_from(offset, memory, at, len) {
             return Err(self.blame(error, into));
         }
@@ -181,7 +183,7 @@ impl Import {
     fn mapped_at(&self, addr: u64, len: usize, access: Access) -> Result<(&Memory, usize), Stop> {
         let at = self.check(addr, len, access).map_err(Stop::Failed)?;
         match &self.mapping {
-            Some(memory) => Ok((memory, at)),
+            Some(mapping) => Ok((mapping.ready(at, len), at)),
             None => Err(Stop::Delegate),
         }
     }
@@ -236,7 +238,8 @@ impl Import {
     /// Which side of a copy could not be accessed.
     #[cold]
     fn blame(&self, error: AccessError, local: &Memory) -> Stop {
-        let remote = self.mapping.as_ref().is_some_and(Memory::is_faulted);
+        let mapping = self.mapping.as_ref();
+        let remote = mapping.is_some_and(|mapping| mapping.memory().is_faulted());
         match error {
             AccessError::Fault if remote && !local.is_faulted() => {
                 Stop::Failed(Status::RemoteOperation)

@@ -101,7 +101,8 @@ impl Imports {
     }
 
     /// The peer's process.
-    pub(crate) fn process(&self) -> &Process {
+    #[cfg(test)]
+    pub(super) fn process(&self) -> &Process {
         &self.peer.process
     }
 

@@ -21,15 +21,16 @@ mod execute;
 mod exports;
 mod import;
 mod imports;
+mod mapping;
 mod process;
 mod table;
 
 #[cfg(test)]
+mod stopped;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use cache::{Cache, Resolved};
-pub(crate) use execute::Pull;
-pub(crate) use exports::{Answer, Exports, Registration};
+pub(crate) use exports::{Answer, Exports};
 pub(crate) use import::{Import, Stop};
 pub(crate) use imports::{HostileAnswer, Imports, Learned};
-pub(crate) use process::Process;

@@ -34,7 +34,7 @@ impl Greeting {
 }
 
 /// Another process.
-pub(crate) struct Process {
+pub(super) struct Process {
     pid: libc::pid_t,
     probe: [u64; 2],
     permission: AtomicU8,
@@ -63,7 +63,7 @@ impl Process {
     }
 
     /// Whether its memory can be read from here.
-    pub(crate) fn may_read(&self) -> bool {
+    pub(super) fn may_read(&self) -> bool {
         // Relaxed: a mere hint; whoever is late tries and is refused.
         match self.permission.load(Ordering::Relaxed) {
             UNTRIED => self.probe(),

@@ -10,11 +10,9 @@ use fabric::provider::Registration as _;
 use fabric::{Access, FileMapping, RemoteAddr, Status};
 use mem::{Buf, Memory};
 
+use super::exports::Registration;
 use super::imports::Limits;
-use super::{
-    Answer, Cache, Exports, HostileAnswer, Import, Imports, Learned, Pull, Registration, Resolved,
-    Stop,
-};
+use super::{Answer, Cache, Exports, HostileAnswer, Import, Imports, Learned, Resolved, Stop};
 
 const READ: Access = Access::REMOTE_READ;
 const WRITE: Access = Access::REMOTE_WRITE;
@@ -345,32 +343,15 @@ fn foreign_memory_is_read_from_here_and_written_by_its_owner() {
     pair.here(at, 10, READ).read(at.addr, &into, 0, 10).unwrap();
     assert_eq!(bytes(&into, 0, 10), [7; 10]);
     assert!(matches!(pair.reach(at, 10, WRITE), Reach::Delegate));
-    // The owner pulls the bytes itself; their order shows that the last ones were not lost.
     let source = memory_of(&(0..100).collect::<Vec<u8>>());
-    for len in [1, 7, 8, 9, 100] {
-        let process = pair.imports.process();
-        let pulled = pair
-            .exports
-            .execute_pull(at.key, at.addr, process, source.addr(), len);
-        assert_eq!(pulled, Ok(()));
-        assert_eq!(bytes(&memory, 1, len), bytes(&source, 0, len));
-    }
-    let pull = |from, len| {
-        let process = pair.imports.process();
-        pair.exports
-            .execute_pull(at.key, at.addr, process, from, len)
+    let write = |len| {
+        let exports = &pair.exports;
+        exports.execute_write(at.key, at.addr, &source, 0, len)
     };
-    assert_eq!(
-        pull(8, 50),
-        Err(Pull::Failed(Status::RemoteOperation)),
-        "nobody's address"
-    );
-    assert_eq!(
-        pull(source.addr(), 1000),
-        Err(Pull::Failed(Status::RemoteAccess))
-    );
+    assert_eq!(write(100), Ok(()));
+    assert_eq!(write(1000), Err(Status::RemoteAccess));
+    assert_eq!(bytes(&memory, 1, 100), bytes(&source, 0, 100));
     pair.imports.process().forbid();
-    assert_eq!(pull(source.addr(), 0), Ok(()));
     assert!(matches!(pair.reach(at, 10, READ), Reach::Delegate));
     pair.exports
         .execute_read(at.key, at.addr, &into, 0, 10)
