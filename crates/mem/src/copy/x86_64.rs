@@ -144,7 +144,7 @@ unsafe fn move_piece(dst: *mut u8, src: *const u8, len: usize) -> usize {
 /// - `src` is valid for reads and `dst` for writes of `len` bytes.
 #[inline]
 unsafe fn bulk(dst: *mut u8, src: *const u8, len: usize) {
-    if len >= WIDE_FROM && len < STRING_FROM_WIDE && is_x86_feature_detected!("avx2") {
+    if (WIDE_FROM..STRING_FROM_WIDE).contains(&len) && is_x86_feature_detected!("avx2") {
         // SAFETY: the caller's promise; the length and the registers were checked.
         return unsafe { wide(dst, src, len) };
     }
