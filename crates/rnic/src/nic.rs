@@ -120,7 +120,7 @@ impl Nic {
         let window = u16::try_from(bytes / Mtu::B4096.bytes()).unwrap_or(u16::MAX);
         let offer = Offer {
             version: extension::VERSION,
-            flags: Offer::SACK,
+            flags: Offer::SACK | Offer::PARTS,
             window,
         };
         let config = cm::Config {
@@ -188,6 +188,9 @@ impl Nic {
         let shared = Arc::new(QpShared::new(qpn, slot, pd, init));
         let mut engine = Engine::new(init.qp_type, qpn);
         engine.set_receive_budget(self.budget.share());
+        if self.peers.is_on() {
+            engine.accept_parts();
+        }
         self.engines[slot] = Some(Box::new(Entry {
             engine,
             shared: Arc::clone(&shared),
@@ -509,6 +512,9 @@ impl Nic {
         let entry = self.entry(slot);
         let mtu = entry.engine.attr().path_mtu.unwrap_or(Mtu::B1024).bytes();
         entry.engine.use_extensions(u32::from(offer.window) * mtu);
+        if offer.flags & Offer::PARTS != 0 {
+            entry.engine.send_parts();
+        }
         entry.is_extended = true;
         self.activate(slot);
     }
@@ -702,8 +708,8 @@ impl Budget {
 }
 
 pub(crate) const LIVE: &str = "the slot of a live queue pair";
-/// Pieces of work, as bytes, that gather before they are sent without a poll: 64 small ones, or 64 KiB.
-pub(crate) const COALESCE_AT_MOST: usize = 64 << 10;
+/// Work, in bytes, that gathers before it is sent without a poll: 64 small pieces, or what fills a burst.
+pub(crate) const COALESCE_AT_MOST: usize = 240 << 10;
 /// Most segments of one datagram that a software peer sends (and Linux takes).
 const MOST_SEGMENTS: u16 = 128;
 /// Peers whose checksum prefix is remembered.

@@ -574,8 +574,10 @@ const MAX_GROUP_BYTES: usize = 65_000;
 const MAX_GROUP_PIECES: usize = 1024;
 /// Messages of one sendmmsg.
 pub(crate) const MAX_GROUPS: usize = 64;
+/// What a group of full packets holds, at the largest path MTU and without headers but the first.
+const FULL_GROUP: usize = 15 * (4096 + 16);
 /// A burst ends after this many bytes: four full groups, so that receiving has its turn.
-const BURST_BYTES: usize = 4 * MAX_GROUP_BYTES;
+const BURST_BYTES: usize = 4 * FULL_GROUP;
 /// A packet of the largest path MTU with the longest headers.
 const MAX_PACKET: usize = MAX_HEADERS + 4096 + 3 + ICRC_LEN;
 const ARENA: usize = BURST_BYTES + MAX_PACKET * 2;

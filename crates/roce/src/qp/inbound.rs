@@ -31,6 +31,8 @@ pub(super) struct Rules {
     pub(super) qpn: Qpn,
     pub(super) mtu: u32,
     pub(super) access: Access,
+    /// WRITEs in parts are taken.
+    pub(super) parts: bool,
 }
 
 /// The message that is under way.
@@ -170,7 +172,11 @@ impl Inbound {
             _ => return Err(Refusal::InvalidRequest),
         };
         let end = received + payload.len() as u64;
-        if end > length || (packet.ends_message() && end != length) {
+        let is_part = rules.parts
+            && packet == Packet::WriteOnly
+            && end < length
+            && payload.len() as u32 == rules.mtu;
+        if end > length || (packet.ends_message() && end != length && !is_part) {
             return Err(Refusal::InvalidRequest);
         }
         // The receive comes before the bytes, so that a refused packet leaves no trace.
@@ -194,6 +200,9 @@ impl Inbound {
             return Ok(false);
         }
         self.message = Message::None;
+        if is_part {
+            return Ok(false);
+        }
         if headers.imm.is_some() {
             self.succeed(
                 rules.qpn,

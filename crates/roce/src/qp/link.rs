@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::host::Payload;
-use crate::verbs::{Access, Local, Mtu, Operation, Path, QpAttr, QpType, Retries, SendFlags};
+use crate::verbs::{
+    Access, Local, Mtu, Operation, Path, QpAttr, QpType, Retries, SendFlags, SendWork,
+};
 use crate::wire::{
     AtomicEth, Bth, DEFAULT_PKEY, Headers, Ieth, Immediate, Opcode, Operation as Packet, Psn, Qpn,
     Reth,
@@ -13,6 +15,10 @@ use super::send_queue::Wqe;
 
 /// Payload of a READ request's responses: as many packets as one offloaded burst carries.
 const READ_BURST: u32 = 61_440;
+
+/// Most packets of a WRITE that leaves in parts: ahead of a gap, parts wait in bounded memory, while the packets of an
+/// ordinary WRITE are placed.
+const MOST_PARTS: u32 = 16;
 
 /// The attributes of a queue pair, as `modify` set them.
 #[derive(Debug)]
@@ -35,6 +41,9 @@ pub(super) struct Link {
     pub(super) sq_psn: Psn,
     /// How long an acknowledgement may wait for company.
     pub(super) ack_delay: Duration,
+    /// WRITEs in parts are taken, and sent.
+    pub(super) accepts_parts: bool,
+    pub(super) sends_parts: bool,
 }
 
 impl Link {
@@ -57,6 +66,8 @@ impl Link {
             rq_psn: Psn::default(),
             sq_psn: Psn::default(),
             ack_delay: Duration::ZERO,
+            accepts_parts: false,
+            sends_parts: false,
         }
     }
 
@@ -115,6 +126,16 @@ impl Link {
         Headers::new(bth)
     }
 
+    /// Whether `work` leaves in parts. The first packet of an ordinary WRITE is longer than the others and leaves alone,
+    /// which costs as much as a burst does; parts are all alike, and those of several messages share bursts.
+    pub(super) fn is_in_parts(&self, work: &SendWork, packets: u32) -> bool {
+        let is_write = matches!(
+            work.operation,
+            Operation::Write(_) | Operation::WriteWithImm(..)
+        );
+        self.sends_parts && is_write && (2..=MOST_PARTS).contains(&packets)
+    }
+
     /// Packet `index` of `wqe`; a READ request asks for `count` packets from there on.
     pub(super) fn request<'a>(
         &self,
@@ -125,10 +146,15 @@ impl Link {
     ) -> (Headers, Payload<'a>) {
         let offset = wqe.bytes_before(index, self.mtu());
         let length = wqe.bytes_before(index + count, self.mtu()) - offset;
-        let first = index == 0;
+        let first = index == 0 || wqe.in_parts;
         let last = index + 1 == wqe.packets;
         let operation = &wqe.work.operation;
-        let mut headers = self.headers(packet_of(operation, first, last), wqe.first + index);
+        let packet = if wqe.in_parts && !last {
+            Packet::WriteOnly
+        } else {
+            packet_of(operation, first, last)
+        };
+        let mut headers = self.headers(packet, wqe.first + index);
         headers.bth.ack_request = ack_request;
         match *operation {
             Operation::Send => {}
@@ -136,9 +162,9 @@ impl Link {
             Operation::SendWithInvalidate(rkey) => headers.ieth = last.then_some(Ieth { rkey }),
             Operation::Write(remote) | Operation::WriteWithImm(remote, _) => {
                 headers.reth = first.then_some(Reth {
-                    va: remote.addr,
+                    va: remote.addr.wrapping_add(u64::from(offset)),
                     rkey: remote.rkey,
-                    length: wqe.length,
+                    length: wqe.length - offset,
                 });
                 if let Operation::WriteWithImm(_, imm) = *operation {
                     headers.imm = last.then_some(Immediate(imm));

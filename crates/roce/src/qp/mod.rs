@@ -213,6 +213,17 @@ impl Qp {
         }
     }
 
+    /// Takes WRITEs in parts ([`Offer::PARTS`](crate::wire::extension::Offer::PARTS)). For a NIC that offers it: the
+    /// first may come before the peer's own offer does.
+    pub fn accept_parts(&mut self) {
+        self.link.accepts_parts = true;
+    }
+
+    /// The peer takes WRITEs in parts: sends those of few packets so.
+    pub fn send_parts(&mut self) {
+        self.link.sends_parts = true;
+    }
+
     /// Changes state or attributes (IBA 11.2.5.2). Going to error flushes, going to reset forgets everything.
     pub fn modify(&mut self, attr: &QpAttr, host: &mut impl Host) -> Result<(), ModifyError> {
         let from = self.state;
@@ -221,9 +232,10 @@ impl Qp {
         match to {
             QpState::Reset => {
                 self.service = Service::new(self.link.qp_type);
-                let ack_delay = self.link.ack_delay;
+                let (ack_delay, accepts_parts) = (self.link.ack_delay, self.link.accepts_parts);
                 self.link = Link {
                     ack_delay,
+                    accepts_parts,
                     ..Link::new(self.link.qp_type, self.link.qpn)
                 };
             }

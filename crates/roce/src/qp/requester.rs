@@ -135,7 +135,7 @@ impl Requester {
     }
 
     pub(super) fn push(&mut self, link: &Link, work: SendWork, failed: Option<Status>) {
-        self.queue.push(work, link.mtu(), failed);
+        self.queue.push(link, work, failed);
     }
 
     /// How the oldest work failed, when it did: the queue pair is then in error.

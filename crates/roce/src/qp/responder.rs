@@ -252,6 +252,7 @@ impl Responder {
                 qpn: link.qpn,
                 mtu: link.mtu(),
                 access: link.access,
+                parts: link.accepts_parts,
             };
             return match self.inbound.accept(rules, packet, headers, payload, host) {
                 Ok(ended) => {

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use crate::verbs::{SendFlags, SendWork, Status};
 use crate::wire::Psn;
 
+use super::link::Link;
+
 /// A piece of work and its PSNs.
 #[derive(Debug)]
 pub(super) struct Wqe {
@@ -16,6 +18,8 @@ pub(super) struct Wqe {
     pub(super) first: Psn,
     pub(super) packets: u32,
     pub(super) length: u32,
+    /// Each packet names its place ([`super::link::Link::is_in_parts`]).
+    pub(super) in_parts: bool,
     /// It cannot be carried out; it fails when its turn to complete comes.
     pub(super) failed: Option<Status>,
 }
@@ -73,14 +77,15 @@ impl SendQueue {
         self.next_psn = psn;
     }
 
-    pub(super) fn push(&mut self, work: SendWork, mtu: u32, failed: Option<Status>) {
+    pub(super) fn push(&mut self, link: &Link, work: SendWork, failed: Option<Status>) {
         let length = work.local.total().min(u64::from(u32::MAX)) as u32;
         let packets = if work.operation.is_atomic() {
             1
         } else {
-            length.div_ceil(mtu).max(1)
+            length.div_ceil(link.mtu()).max(1)
         };
         self.queue.push_back(Wqe {
+            in_parts: link.is_in_parts(&work, packets),
             work,
             first: Psn::default(),
             packets,

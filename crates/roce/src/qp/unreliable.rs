@@ -42,7 +42,7 @@ impl Sender {
     }
 
     pub(super) fn push(&mut self, link: &Link, work: SendWork, failed: Option<Status>) {
-        self.queue.push(work, link.mtu(), failed);
+        self.queue.push(link, work, failed);
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -171,6 +171,7 @@ impl Receiver {
             qpn: link.qpn,
             mtu: link.mtu(),
             access: link.access,
+            parts: false,
         };
         match self.inbound.accept(rules, packet, headers, payload, host) {
             Ok(_) => Ok(()),

@@ -46,7 +46,7 @@ impl<'a> Choices<'a> {
 }
 
 fn config(choices: &mut Choices<'_>) -> Config {
-    let bits = choices.byte();
+    let (bits, retries) = (choices.byte(), choices.byte());
     Config {
         qp_type: [QpType::Rc, QpType::Rc, QpType::Uc, QpType::Ud][usize::from(bits & 3)],
         mtu: Mtu::ALL[usize::from(bits >> 2 & 1)],
@@ -54,7 +54,8 @@ fn config(choices: &mut Choices<'_>) -> Config {
         ipv6: bits & 16 != 0,
         ack_delay: Duration::from_micros(u64::from(bits >> 5 & 1) * 20),
         max_rd_atomic: 1 + (bits >> 6),
-        retry_count: Retries::Limited(choices.byte() & 7),
+        retry_count: Retries::Limited(retries & 7),
+        parts: retries & 8 != 0,
         rnr_retry: Retries::Limited(choices.byte() & 7),
         psn: [Psn::new(0xFF_FFF8), Psn::new(0)],
         ..Config::default()

@@ -83,6 +83,8 @@ pub fn config(rng: &mut Rng, extensions: bool, unlimited: bool) -> Config {
         ack_delay: Duration::from_micros(rng.below(3) * 10),
         ipv6: rng.chance(0.3),
         burst: 1 + rng.below(40) as usize,
+        // From a copy, so that the seeds of old still find what they found.
+        parts: extensions && rng.clone().chance(0.5),
     }
 }
 

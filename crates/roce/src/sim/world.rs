@@ -34,6 +34,8 @@ pub struct Config {
     pub psn: [Psn; 2],
     /// Whether both know the extensions.
     pub extensions: bool,
+    /// Whether WRITEs go in parts.
+    pub parts: bool,
     /// How long acknowledgements wait for company.
     pub ack_delay: Duration,
     /// IPv6 rather than IPv4.
@@ -54,6 +56,7 @@ impl Default for Config {
             min_rnr_timer: 1,
             psn: [Psn::new(0xFF_FFF0), Psn::new(7)],
             extensions: false,
+            parts: false,
             ack_delay: Duration::ZERO,
             ipv6: false,
             burst: 16,
@@ -242,5 +245,9 @@ fn connect(node: &mut Node, config: &Config, index: usize, addresses: [IpAddr; 2
     node.qp.set_ack_delay(config.ack_delay);
     if config.extensions {
         node.qp.use_extensions(200 << 10);
+    }
+    if config.parts {
+        node.qp.accept_parts();
+        node.qp.send_parts();
     }
 }

@@ -11,7 +11,7 @@
 //!    RoCEv2 senders draw from. A peer that sees it may send a [`Hello`] to queue pair 1, a datagram of
 //!    a vendor's management class, which strangers ignore. Its echoed nonce is the proof.
 //!
-//! Extension opcodes ([`super::Sack`]) follow only then, never before.
+//! Extension opcodes ([`super::Sack`]) and WRITEs in parts ([`Offer::PARTS`]) follow only then, never before.
 
 use std::net::IpAddr;
 
@@ -65,6 +65,11 @@ impl Offer {
 
     /// Flag: selective acknowledgements are understood and sent.
     pub const SACK: u16 = 1;
+
+    /// Flag: WRITEs in parts are understood. Each packet of such a WRITE is a WRITE ONLY whose RETH names the place of its
+    /// own bytes, and as length all that is left of the message: more than the packet carries, but for the last. The
+    /// first is refused if the message is not permitted as a whole; the message is counted when the last is executed.
+    pub const PARTS: u16 = 2;
 
     /// Reads the offer at the front of `bytes`; also returns what follows it.
     ///

@@ -89,6 +89,21 @@ fn an_access_beyond_the_region_is_refused_before_its_first_byte() {
 }
 
 #[test]
+fn a_write_in_parts_is_refused_as_a_whole() {
+    let config = Config {
+        extensions: true,
+        parts: true,
+        ..Config::default()
+    };
+    refused(
+        world(config),
+        Operation::Write(at(EXPOSED - 2_048)),
+        3_000,
+        Status::RemoteAccess,
+    );
+}
+
+#[test]
 fn a_missing_right_is_refused() {
     let remote = Remote {
         addr: 0,

@@ -51,6 +51,25 @@ fn the_last_packet_of_a_write_is_never_placed_ahead_of_a_gap() {
 }
 
 #[test]
+fn the_packets_of_a_write_in_parts_are_alike_and_wait_behind_a_lost_one() {
+    let mut world = world(Config {
+        parts: true,
+        ..selective()
+    });
+    lose(&mut world, |_, headers, lost| {
+        headers.reth.is_some_and(|reth| reth.va == 1_024) && lost == 0
+    });
+    post(&mut world, work(1, Operation::Write(at(0)), 5 * 1_024));
+    deliver_once(&mut world);
+    assert_eq!(memory(&world, 1, 0, 1_024), source(1_024));
+    assert_eq!(memory(&world, 1, 1_024, 4_096), [0; 4_096]);
+    run(&mut world);
+    assert_eq!(memory(&world, 1, 0, 5_120), source(5_120));
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(count(&world, 0, Packet::WriteOnly), 5 + 1);
+}
+
+#[test]
 fn a_write_behind_a_lost_one_is_not_seen_before_it() {
     let mut world = world(selective());
     lose_first(&mut world, 0, Packet::WriteLast);
