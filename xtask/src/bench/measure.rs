@@ -172,6 +172,9 @@ const KEPT: &[&str] = &[
     "gbit_per_s",
     "mmsg_per_s",
     "cpu_ns_per_byte",
+    "cpu_ns_per_message",
+    "socket_calls_per_message",
+    "copies_per_byte",
     "drops",
     "retransmissions",
 ];

@@ -173,16 +173,34 @@ fn tools(arguments: &Arguments) -> Result<Tools> {
     }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let own = format!("ringmail-bench-{}", std::process::id());
+    let (disk, memory) = (target.clone(), PathBuf::from("/dev/shm"));
+    for folder in [&disk, &memory] {
+        sweep(folder);
+    }
+    let own = format!("{FOLDER}{}", std::process::id());
     Ok(Tools {
         probe: target.join("release/ringmail-probe"),
         ringmail: target.join("release/ringmail"),
         time: Duration::from_millis(if arguments.quick { 200 } else { 500 }),
         file: if arguments.quick { 256 << 20 } else { 1 << 30 },
-        disk: target.join(&own),
-        memory: Path::new("/dev/shm").join(own),
+        disk: disk.join(&own),
+        memory: memory.join(own),
     })
 }
+
+/// Removes what runs left that were killed: they could not do it themselves.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(FOLDER));
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Of the directories for files that are copied, before the number of the process.
+const FOLDER: &str = "ringmail-bench-";
 
 /// Writes the results, the pictures and the report.
 fn write(results: &Results, output: &Path) -> Result<()> {
@@ -225,6 +243,22 @@ fn of_crate(name: &str) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_runs_left_is_swept_away_and_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("ringmail-sweep-{}", std::process::id()));
+        let living = format!("{FOLDER}{}", std::process::id());
+        // Numbers of processes end below 2^22.
+        for name in [living.as_str(), "ringmail-bench-4194305", "other"] {
+            fs::create_dir_all(folder.join(name).join("inside")).unwrap();
+        }
+        sweep(&folder);
+        let left = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+        let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        left.sort();
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(left, ["other", living.as_str()]);
+    }
 
     #[test]
     fn only_those_whose_name_contains_the_pattern_are_measured() {

@@ -139,12 +139,18 @@ fn section(text: &mut String, results: &Results, group: &Group, charts: &[Chart]
     for member in members {
         let label = chart::label(&member.id, false);
         if !results.has(&member.id) {
-            let reason = member.absent.as_deref().unwrap_or("not measured");
-            absent.push(format!("- {label}: {reason}"));
+            absent.push(format!("- {label}: {}", member.absence()));
             continue;
         }
         let cells = State::ALL.map(|state| cell(results, &member.id, state));
-        let besides = besides(results, &member.id, group.unit);
+        let mut besides = besides(results, &member.id, group.unit);
+        besides.extend(
+            member
+                .failures
+                .last()
+                .map(|reason| format!("**failed {} ×**: {reason}", member.failures.len())),
+        );
+        let besides = besides.join(", ");
         line(
             text,
             format_args!("| {label} | {} | {} | {besides} |", cells[0], cells[1]),
@@ -176,7 +182,7 @@ fn cell(results: &Results, id: &str, state: State) -> String {
 }
 
 /// What a program told besides, of the state in which there is more of it.
-fn besides(results: &Results, id: &str, unit: Unit) -> String {
+fn besides(results: &Results, id: &str, unit: Unit) -> Vec<String> {
     let [near, far] = State::ALL.map(|state| results.samples(id, state).len());
     let state = if far > near { State::Far } else { State::Near };
     let of = |name| stats::besides(results, id, state, name);
@@ -190,9 +196,18 @@ fn besides(results: &Results, id: &str, unit: Unit) -> String {
             .filter(|_| unit == Unit::GbitPerSecond)
             .map(|time| format!("CPU {} ns/byte", number(time))),
     );
+    if unit == Unit::MillionsPerSecond {
+        parts.extend(
+            of("cpu_ns_per_message").map(|time| format!("CPU {} ns/message", number(time))),
+        );
+    }
+    let calls = of("socket_calls_per_message").filter(|_| unit != Unit::Microseconds);
+    parts.extend(calls.map(|calls| format!("{} socket calls/message", number(calls))));
+    let copies = of("copies_per_byte").filter(|_| unit == Unit::GbitPerSecond);
+    parts.extend(copies.map(|copies| format!("{} copies/byte", number(copies))));
     parts.extend(of("drops").map(|count| format!("{} dropped", number(count))));
     parts.extend(of("retransmissions").map(|count| format!("{} sent again", number(count))));
-    parts.join(", ")
+    parts
 }
 
 fn commands(text: &mut String, results: &Results) {

@@ -37,9 +37,20 @@ pub(crate) struct Contestant {
     pub(crate) id: String,
     /// What was run, without ports and paths.
     pub(crate) command: String,
+    /// Why each sample failed that did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failures: Vec<String>,
+    /// It failed so often that it was not asked any more.
+    #[serde(default)]
+    pub(crate) is_out: bool,
+}
+
+impl Contestant {
     /// Why there are no samples.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) absent: Option<String>,
+    pub(crate) fn absence(&self) -> &str {
+        let last = self.failures.last();
+        last.map_or("no time was left", String::as_str)
+    }
 }
 
 /// One sample.

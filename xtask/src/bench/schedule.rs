@@ -1,8 +1,9 @@
 //! The order of samples: rounds in which every contestant has its turn, so that whatever the machine does meets all alike.
 //!
 //! A sample is repeated at once where the cores changed their distance or others used the processors meanwhile, and at the end of
-//! its group's turn where most of the group was taken in the other state. All repetitions are bounded; what is replaced stays in the
-//! results, marked.
+//! its group's turn where most of the group was taken in the other state. What is replaced stays in the results, marked. Repetitions
+//! are bounded in number, and there are none while the run is behind its schedule: a machine that is busy throughout is measured
+//! busy, and marked.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use anyhow::Result;
 
 use super::contest::{Group, Member};
 use super::machine::{self, Usage};
+use super::measure::Unit;
 use super::random::Random;
 use super::results::{Contestant, Method, Results, Sample, State};
 use super::task::{Task, Tools};
@@ -19,7 +21,7 @@ use super::task::{Task, Tools};
 pub(crate) struct Plan {
     /// Times that each contestant is measured.
     pub(crate) rounds: u32,
-    /// No round is begun that would likely end later.
+    /// No round is begun that would likely end later, and no sample after it.
     pub(crate) budget: Duration,
     /// Of the orders.
     pub(crate) seed: u64,
@@ -47,10 +49,14 @@ pub(crate) fn run(
         },
         failures: HashMap::new(),
         line: machine::line(&tools.probe())?,
+        start: Instant::now(),
+        budget: plan.budget,
+        progress: 0.0,
     };
-    let (start, mut longest) = (Instant::now(), Duration::ZERO);
+    let members: usize = groups.iter().map(|group| group.members.len()).sum();
+    let mut longest = Duration::ZERO;
     for round in 0..plan.rounds {
-        if start.elapsed() + longest > plan.budget {
+        if run.start.elapsed() + longest > plan.budget {
             println!("no time for more than {round} of {} rounds", plan.rounds);
             break;
         }
@@ -59,9 +65,11 @@ pub(crate) fn run(
         for (number, group) in groups.iter().enumerate() {
             let seed = plan.seed ^ u64::from(round) << 32 ^ number as u64;
             run.turn(group, round, &mut Random::new(seed))?;
+            let share = group.members.len() as f64 / members as f64;
+            run.progress += share / f64::from(plan.rounds);
         }
         longest = longest.max(begun.elapsed());
-        run.results.method.took = start.elapsed().as_secs_f64();
+        run.results.method.took = run.start.elapsed().as_secs_f64();
         keep(&run.results);
     }
     Ok(run.results)
@@ -72,7 +80,7 @@ fn contestants(groups: &[Group], tools: &Tools) -> Vec<Contestant> {
     let contestants = members.map(|member| Contestant {
         id: member.id.clone(),
         command: member.task.shown(tools),
-        absent: None,
+        ..Contestant::default()
     });
     contestants.collect()
 }
@@ -84,6 +92,10 @@ struct Run<'a> {
     failures: HashMap<String, u32>,
     /// The time of a cache line when it was last asked.
     line: f64,
+    start: Instant,
+    budget: Duration,
+    /// The share of the run that is done, but for the group under way.
+    progress: f64,
 }
 
 impl Run<'_> {
@@ -103,7 +115,7 @@ impl Run<'_> {
                 })
                 .collect();
             // Where the machine stays in the other state there is nothing to wait for.
-            if strays.is_empty() || State::of_line(self.line) != usual {
+            if strays.is_empty() || State::of_line(self.line) != usual || self.is_late() {
                 break;
             }
             for member in strays {
@@ -117,7 +129,8 @@ impl Run<'_> {
     fn take(&mut self, group: &Group, member: &Member, round: u32) -> Result<()> {
         // What a test counts does not change from round to round.
         let once = matches!(member.task, Task::QueuePair);
-        if (once && round > 0) || self.absence(&member.id).is_some() {
+        let is_over = self.start.elapsed() > self.budget;
+        if (once && round > 0) || is_over || self.is_out(&member.id) {
             return Ok(());
         }
         for _ in 0..MOST_TRIES {
@@ -129,7 +142,7 @@ impl Run<'_> {
                 earlier.kept &= earlier.round != round || earlier.id != sample.id;
             }
             self.results.samples.push(sample);
-            if settled {
+            if settled || self.is_late() {
                 break;
             }
         }
@@ -155,7 +168,12 @@ impl Run<'_> {
             round,
             value: measure.value,
             more: measure.more,
-            line_before,
+            // What is counted does not depend on where the cores are.
+            line_before: if group.unit == Unit::Bytes {
+                self.line
+            } else {
+                line_before
+            },
             line_after: self.line,
             noise,
             kept: true,
@@ -171,21 +189,26 @@ impl Run<'_> {
         Ok(Some(sample))
     }
 
-    /// Counts a failure. Whoever never succeeded, or fails again and again, is not asked any more.
+    /// Keeps a failure. Whoever fails again and again is not asked any more.
     fn fail(&mut self, id: &str, reason: String) {
         let count = self.failures.entry(id.to_owned()).or_default();
         *count += 1;
-        if !self.results.has(id) || *count >= MOST_TRIES {
-            let contestants = &mut self.results.contestants;
-            if let Some(contestant) = contestants.iter_mut().find(|one| one.id == id) {
-                contestant.absent = Some(reason);
-            }
+        let most = if self.results.has(id) { 3 } else { 2 };
+        let contestants = &mut self.results.contestants;
+        if let Some(contestant) = contestants.iter_mut().find(|one| one.id == id) {
+            contestant.is_out = *count >= most;
+            contestant.failures.push(reason);
         }
     }
 
-    fn absence(&self, id: &str) -> Option<&str> {
-        let contestant = self.results.contestants.iter().find(|one| one.id == id)?;
-        contestant.absent.as_deref()
+    /// Whether the run is behind its schedule.
+    fn is_late(&self) -> bool {
+        self.start.elapsed() > self.budget.mul_f64(self.progress) + GRACE
+    }
+
+    fn is_out(&self, id: &str) -> bool {
+        let mut contestants = self.results.contestants.iter();
+        contestants.any(|one| one.id == id && one.is_out)
     }
 
     fn latest(&self, id: &str, round: u32) -> Option<&Sample> {
@@ -210,6 +233,8 @@ impl Run<'_> {
     }
 }
 
+/// What a run may be behind its schedule.
+const GRACE: Duration = Duration::from_secs(5);
 /// Samples at once of one contestant.
 const MOST_TRIES: u32 = 3;
 /// Times that a group returns to those of the other state.

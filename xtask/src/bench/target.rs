@@ -112,8 +112,7 @@ impl Pick {
     fn absence(&self, results: &Results) -> Option<String> {
         let mut contestants = results.contestants.iter();
         let contestant = contestants.find(|one| self.ids().contains(&one.id))?;
-        let reason = contestant.absent.as_deref().unwrap_or("not measured");
-        Some(format!("{}: {reason}", contestant.id))
+        Some(format!("{}: {}", contestant.id, contestant.absence()))
     }
 }
 
