@@ -66,20 +66,22 @@ fn bars(results: &Results, file: &str, title: &str, names: &[&str], is_log: bool
         .filter(|group| names.contains(&group.name.as_str()))
         .collect();
     let unit = groups.first()?.unit;
+    let members = groups.iter().flat_map(|group| &group.members);
+    let labels: Vec<String> = members.clone().map(|one| label(&one.id, false)).collect();
     let (mut rows, mut states) = (Vec::new(), Vec::new());
-    for group in &groups {
-        for member in &group.members {
-            let bars: Vec<(State, Bar)> = State::ALL
-                .into_iter()
-                .filter_map(|state| Some((state, bar(results, &member.id, state)?)))
-                .collect();
-            states.extend(bars.iter().map(|(state, _)| *state));
-            if !bars.is_empty() {
-                rows.push(Row {
-                    label: label(&member.id, groups.len() > 1),
-                    bars: bars.into_iter().map(|(_, bar)| bar).collect(),
-                });
-            }
+    for member in members {
+        let bars: Vec<(State, Bar)> = State::ALL
+            .into_iter()
+            .filter_map(|state| Some((state, bar(results, &member.id, state)?)))
+            .collect();
+        states.extend(bars.iter().map(|(state, _)| *state));
+        let name = label(&member.id, false);
+        let is_ambiguous = labels.iter().filter(|other| **other == name).count() > 1;
+        if !bars.is_empty() {
+            rows.push(Row {
+                label: label(&member.id, is_ambiguous),
+                bars: bars.into_iter().map(|(_, bar)| bar).collect(),
+            });
         }
     }
     let better = if unit.is_cost() { "less" } else { "more" };

@@ -276,6 +276,12 @@ pub(crate) const QPS: [usize; 4] = [1, 8, 64, 512];
 /// Pairs of processes of the scaling group.
 pub(crate) const PAIRS: [usize; 3] = [1, 2, 4];
 
+/// So many of something, as a part of an id.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count}-{what}{plural}")
+}
+
 fn scaling_bandwidth() -> Group {
     let group = Group::new(
         "scaling-bandwidth",
@@ -309,7 +315,7 @@ fn over_queue_pairs(mut group: Group, size: usize, outstanding: usize) -> Group 
                 "bandwidth",
                 &["--qps", &count],
             );
-            group = group.add(provider, &format!("{qps}-queue-pairs"), task);
+            group = group.add(provider, &counted(qps, "queue-pair"), task);
         }
     }
     group
@@ -328,7 +334,7 @@ fn scaling_pairs() -> Group {
             if let Task::Perf { at_once, .. } = &mut task {
                 *at_once = pairs;
             }
-            group = group.add(provider, &format!("{pairs}-pairs"), task);
+            group = group.add(provider, &counted(pairs, "process-pair"), task);
         }
     }
     group

@@ -150,6 +150,12 @@ fn section(text: &mut String, results: &Results, group: &Group, charts: &[Chart]
                 .last()
                 .map(|reason| format!("**failed {} ×**: {reason}", member.failures.len())),
         );
+        if State::ALL
+            .iter()
+            .all(|state| results.samples(&member.id, *state).is_empty())
+        {
+            besides.push("the state changed during each sample".to_owned());
+        }
         let besides = besides.join(", ");
         line(
             text,
