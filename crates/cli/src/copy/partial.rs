@@ -199,16 +199,25 @@ fn resume(
     let worth_it = source.size > JOURNALED_FROM * u64::from(block_len);
     if !worth_it {
         folder.remove(journal_name)?;
-        part.set_len(0)?;
+        empty(part)?;
         return Ok((None, Vec::new()));
     }
     let (journal, held) = Journal::resume(folder.file(journal_name)?, source, block_len)?;
     if held.is_none() || part.metadata()?.len() != source.size {
         // Of another source, or none.
-        part.set_len(0)?;
+        empty(part)?;
         return Ok((Some(journal), Vec::new()));
     }
     Ok((Some(journal), held.unwrap_or_default()))
+}
+
+/// Empties a file that is not empty. A file system may take one that was made empty for one that is being replaced, and begin to
+/// write it to the disk as soon as it is closed.
+fn empty(file: &File) -> io::Result<()> {
+    if file.metadata()?.len() > 0 {
+        file.set_len(0)?;
+    }
+    Ok(())
 }
 
 /// Why the destination does not take so many bytes.

@@ -1,7 +1,6 @@
-//! Puts blocks into their destination, on a thread of its own: while one block is checksummed and written, the next arrives.
+//! Puts blocks into their destination, on a thread of its own: while one block is written, the next arrives.
 //!
-//! The checksum is that of the bytes as they arrived, in private memory that nobody else writes; the same bytes are then handed
-//! to the file. Writing by calls is what makes a new file fast: pages that are written whole need not be zeroed first, as those
+//! Writing by calls is what makes a new file fast: pages that are written whole need not be zeroed first, as those
 //! of a mapping must.
 
 use std::fs::File;
@@ -51,7 +50,7 @@ pub(super) struct Store {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A block, its buffer, and the CRC32C of what was in it; or why it could not be stored.
+/// A block, its buffer, and the CRC32C of what is stored; or why it could not be.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) number: u64,
@@ -64,8 +63,8 @@ struct Job {
     number: u64,
     offset: u64,
     buf: Buf,
-    /// The bytes are there already, and only checksummed.
-    is_held: bool,
+    /// Of the bytes to be stored; none if they are there already and only checksummed.
+    sum: Option<u32>,
 }
 
 impl Store {
@@ -93,15 +92,16 @@ impl Store {
         })
     }
 
-    /// Has the bytes of `buf` checksummed and stored.
+    /// Has the bytes of `buf` stored, whose checksum is `sum`.
     pub(super) fn put(
         &mut self,
         destination: &Arc<dyn Destination>,
         number: u64,
         offset: u64,
         buf: Buf,
+        sum: u32,
     ) {
-        self.start_job(destination, number, offset, buf, false);
+        self.start_job(destination, number, offset, buf, Some(sum));
     }
 
     /// Has what is stored checksummed, as many bytes as `buf` has.
@@ -112,7 +112,7 @@ impl Store {
         offset: u64,
         buf: Buf,
     ) {
-        self.start_job(destination, number, offset, buf, true);
+        self.start_job(destination, number, offset, buf, None);
     }
 
     /// Blocks that it has and that were not given back yet.
@@ -145,14 +145,14 @@ impl Store {
         number: u64,
         offset: u64,
         buf: Buf,
-        is_held: bool,
+        sum: Option<u32>,
     ) {
         let job = Job {
             destination: Arc::clone(destination),
             number,
             offset,
             buf,
-            is_held,
+            sum,
         };
         let jobs = self.jobs.as_ref().expect("taken only at the end");
         jobs.send(job).expect("the thread lives as long as this");
@@ -177,15 +177,11 @@ impl Job {
             number,
             offset,
             mut buf,
-            is_held,
+            sum,
         } = self;
-        let sum = if is_held {
-            destination
-                .get(offset, &mut buf)
-                .map(|()| crc32c::crc32c(&buf))
-        } else {
-            let sum = crc32c::crc32c(&buf);
-            destination.put(offset, &buf).map(|()| sum)
+        let sum = match sum {
+            Some(sum) => destination.put(offset, &buf).map(|()| sum),
+            None => (destination.get(offset, &mut buf)).map(|()| crc32c::crc32c(&buf)),
         };
         Stored { number, buf, sum }
     }
@@ -269,16 +265,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_stored_with_its_checksum_and_found_again() {
+    fn a_block_is_stored_and_found_again() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(100).unwrap();
         let file: Arc<dyn Destination> = Arc::new(file);
         let mut store = Store::start().unwrap();
-        store.put(&file, 7, 95, Buf::from(&b"block"[..]));
+        store.put(&file, 7, 95, Buf::from(&b"block"[..]), 42);
         assert_eq!(store.busy(), 1);
         let stored = store.wait(SOON).expect("it is stored");
         assert_eq!((stored.number, store.busy()), (7, 0));
-        assert_eq!(stored.sum.unwrap(), crc32c::crc32c(b"block"));
+        assert_eq!(stored.sum.unwrap(), 42);
         store.check(&file, 8, 95, Buf::zeroed(5));
         let found = store.wait(SOON).expect("it is found");
         assert_eq!(&found.buf[..], b"block");

@@ -414,7 +414,9 @@ impl<'a> Transfer<'a> {
                 self.fetched.reads += 1;
                 self.blocks[number as usize].bytes = Bytes::Read;
                 let (start, _) = self.range(number);
-                store.put(&self.destination, number, start, buf);
+                // Now, as the bytes are in this core's cache. Nobody else writes them until they are stored.
+                let sum = crc32c::crc32c(&buf);
+                store.put(&self.destination, number, start, buf, sum);
             }
             Arrival::Reply(number, reply) => {
                 let Some((first, count)) = self.asked.remove(&number) else {

@@ -150,7 +150,7 @@ impl Connection {
                 match self.file(handle) {
                     Ok(file) => {
                         let file = Arc::clone(file);
-                        let job = Job {
+                        let job = Job::Answer {
                             number,
                             file,
                             request,
@@ -161,13 +161,13 @@ impl Connection {
                     Err(failure) => Err(failure),
                 }
             }
-            other => self.answer(other),
+            other => self.answer(other, jobs),
         };
         self.replies
             .send(number, &reply.unwrap_or_else(Reply::Failed))
     }
 
-    fn answer(&mut self, request: Request) -> Result<Reply, Failure> {
+    fn answer(&mut self, request: Request, jobs: &SyncSender<Job>) -> Result<Reply, Failure> {
         match request {
             Request::Stat { path } => self.roots.stat(&path).map(Reply::Metadata),
             Request::Open { path } => self.open_file(&path).map(Reply::Opened),
@@ -175,7 +175,10 @@ impl Connection {
                 let now = self
                     .file(handle)
                     .and_then(|file| file.check().and_then(|()| file.now()));
-                self.files.remove(&handle);
+                if let Some(file) = self.files.remove(&handle) {
+                    // To unmap a large file takes a while. If the worker is busy, or gone, it is done here.
+                    let _ = jobs.try_send(Job::Forget(file));
+                }
                 now.map(Reply::Metadata)
             }
             Request::Counters => Ok(Reply::Counters(device::counters(&self.domain))),
@@ -237,30 +240,46 @@ impl Replies {
     }
 }
 
-/// What takes long: checksums to compute, holes to find.
-struct Job {
-    number: u32,
-    file: Arc<OpenFile>,
-    request: Request,
+/// What takes long.
+enum Job {
+    /// Checksums to compute, holes to find.
+    Answer {
+        number: u32,
+        file: Arc<OpenFile>,
+        request: Request,
+    },
+    /// A file that was closed.
+    Forget(Arc<OpenFile>),
 }
 
 impl Job {
     fn run_all(jobs: &Receiver<Self>, replies: &Replies) {
         for job in jobs {
-            let reply = match job.request {
+            let (number, file, request) = match job {
+                Self::Answer {
+                    number,
+                    file,
+                    request,
+                } => (number, file, request),
+                Self::Forget(file) => {
+                    drop(file);
+                    continue;
+                }
+            };
+            let reply = match request {
                 Request::Checksums {
                     block_len,
                     first,
                     count,
                     ..
-                } => (job.file.checksums(block_len, first, count)).map(Reply::Checksums),
+                } => (file.checksums(block_len, first, count)).map(Reply::Checksums),
                 Request::Layout {
                     block_len, first, ..
-                } => job.file.layout(block_len, first).map(Reply::Layout),
+                } => file.layout(block_len, first).map(Reply::Layout),
                 _ => unreachable!("answered where it arrived"),
             };
             let reply = reply.unwrap_or_else(Reply::Failed);
-            if replies.send(job.number, &reply).is_err() {
+            if replies.send(number, &reply).is_err() {
                 replies.endpoint.disconnect();
             }
         }
