@@ -14,7 +14,7 @@ use super::Span;
 /// Below this a vector loop is faster than the start-up of `rep movsb`.
 const STRING_FROM: usize = 2048;
 /// The same where registers are wide.
-const STRING_FROM_WIDE: usize = 8192;
+const STRING_FROM_WIDE: usize = 24 << 10;
 /// From here on wide registers pay; they need 128.
 const WIDE_FROM: usize = 192;
 
@@ -298,11 +298,11 @@ mod tests {
     /// Around every length at which the way changes, at every alignment of either side, and nothing beside it.
     #[test]
     fn every_way_of_copying_is_exact() {
-        let source: Vec<u8> = (0..9000_u32).map(|index| (index * 7 % 251) as u8).collect();
+        let source: Vec<u8> = (0..25_000_u32).map(|index| (index * 7 % 251) as u8).collect();
         let lengths = (0..420)
             .chain(2040..2060)
             .chain(4090..4100)
-            .chain(8180..8200);
+            .chain(24_566..24_586);
         for len in lengths {
             for (from, to) in [(0, 0), (1, 0), (0, 1), (8, 24), (31, 33), (5, 63), (32, 31)] {
                 let mut target = vec![0xee; 64 + len + 64];
