@@ -85,7 +85,7 @@ impl Team {
     #[inline]
     pub(super) fn turn(&mut self) -> anyhow::Result<usize> {
         let count = self.cq.poll(&mut self.completions, BATCH);
-        for completion in self.completions.drain(..) {
+        for completion in &mut self.completions {
             let index = lane::index_of(completion.context);
             let lane = &mut self.lanes[index];
             lane.complete(completion)?;
@@ -94,6 +94,7 @@ impl Team {
                 self.dirty.push(index);
             }
         }
+        self.completions.clear();
         Ok(count)
     }
 
