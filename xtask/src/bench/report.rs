@@ -79,7 +79,7 @@ fn targets(text: &mut String, results: &Results) {
         return;
     }
     text.push_str(
-        "## Targets\n\nBehind the state stands in how many rounds both were taken in it.\n\n| target | state | ours | reference | ratio | wanted | |\n|---|---|---:|---:|---:|---:|---|\n",
+        "## Targets\n\nBehind the state stands how many rounds count: in them both sides were taken in it.\n\n| target | state | ours | reference | ratio | wanted | |\n|---|---|---:|---:|---:|---:|---|\n",
     );
     let mut missing = Vec::new();
     for target in &asked {
@@ -92,7 +92,12 @@ fn targets(text: &mut String, results: &Results) {
             // The memory of a queue pair does not depend on where the cores are.
             let state = match target.unit() {
                 Unit::Bytes => "any",
-                _ => &format!("{}, {}", verdict.state.name(), verdict.rounds),
+                _ => &format!(
+                    "{}, {}{}",
+                    verdict.state.name(),
+                    verdict.rounds,
+                    if verdict.is_noisy { ", noisy" } else { "" }
+                ),
             };
             line(
                 text,

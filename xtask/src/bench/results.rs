@@ -130,6 +130,12 @@ impl Results {
             .collect()
     }
 
+    /// The kept sample of one contestant in one round.
+    pub(crate) fn sample(&self, id: &str, round: u32) -> Option<&Sample> {
+        let mut kept = self.samples.iter().filter(|sample| sample.kept);
+        kept.find(|sample| sample.round == round && sample.id == id)
+    }
+
     /// Whether anything was measured of it.
     pub(crate) fn has(&self, id: &str) -> bool {
         self.samples.iter().any(|sample| sample.id == id)

@@ -54,8 +54,18 @@ pub(crate) struct Verdict {
     pub(crate) ratio: f64,
     /// Rounds in which both were taken in this state.
     pub(crate) rounds: usize,
+    /// Others used the processors in each of them.
+    pub(crate) is_noisy: bool,
     /// Whether it is as wanted.
     pub(crate) met: bool,
+}
+
+/// A figure of one round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Value {
+    number: f64,
+    /// Others used the processors meanwhile.
+    is_noisy: bool,
 }
 
 impl Wanted {
@@ -89,27 +99,28 @@ impl Pick {
         }
     }
 
-    /// Its value in one round and state.
-    fn value(&self, results: &Results, round: u32, state: State, unit: Unit) -> Option<f64> {
-        let values = self.ids().iter().filter_map(|id| {
-            let samples = results.samples(id, state);
-            let mut samples = samples.iter().filter(|sample| sample.round == round);
-            samples.next_back().map(|sample| sample.value)
-        });
+    /// Its value in one round and state. None where one of several was taken in another state: it might have been the best.
+    fn value(&self, results: &Results, round: u32, state: State, unit: Unit) -> Option<Value> {
+        let samples = self.ids().iter().filter_map(|id| results.sample(id, round));
         let is_better = |a: f64, b: f64| if unit.is_cost() { a < b } else { a > b };
         let mut best: Option<f64> = None;
-        let mut left = None;
-        for value in values {
-            if best.is_none_or(|best| is_better(value, best)) {
-                (best, left) = (Some(value), Some(value));
-            } else if left.is_some_and(|left| is_better(left, value)) {
-                left = Some(value);
+        let (mut left, mut is_noisy) = (None, false);
+        for sample in samples {
+            if sample.state() != Some(state) {
+                return None;
+            }
+            is_noisy |= sample.is_noisy();
+            if best.is_none_or(|best| is_better(sample.value, best)) {
+                (best, left) = (Some(sample.value), Some(sample.value));
+            } else if left.is_some_and(|left| is_better(left, sample.value)) {
+                left = Some(sample.value);
             }
         }
-        match self {
-            Self::One(_) | Self::Best(_) => best,
-            Self::Left(_) => left,
-        }
+        let number = match self {
+            Self::One(_) | Self::Best(_) => best?,
+            Self::Left(_) => left?,
+        };
+        Some(Value { number, is_noisy })
     }
 
     /// Whether anything of it was measured.
@@ -174,26 +185,33 @@ impl Target {
     }
 
     fn verdict(&self, results: &Results, state: State) -> Option<Verdict> {
-        let (mut ours, mut references, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rounds = Vec::new();
         for round in 0..results.method.rounds {
             let reference = match &self.reference {
                 Reference::Of(pick) => pick.value(results, round, state, self.unit),
-                Reference::Fixed(limit) => Some(*limit),
+                Reference::Fixed(limit) => Some(Value {
+                    number: *limit,
+                    is_noisy: false,
+                }),
             };
-            let value = self.ours.value(results, round, state, self.unit);
-            if let (Some(value), Some(reference)) = (value, reference) {
-                ours.push(value);
-                references.push(reference);
-                ratios.push(value / reference);
-            }
+            let ours = self.ours.value(results, round, state, self.unit);
+            rounds.extend(ours.zip(reference));
         }
-        let ratio = stats::median(&ratios)?;
+        // Noisy rounds count only where there is no quiet one.
+        let is_quiet = |(ours, reference): &(Value, Value)| !ours.is_noisy && !reference.is_noisy;
+        let is_noisy = !rounds.iter().any(is_quiet);
+        rounds.retain(|round| is_noisy || is_quiet(round));
+        let median = |of: fn(&(Value, Value)) -> f64| {
+            stats::median(&rounds.iter().map(of).collect::<Vec<f64>>())
+        };
+        let ratio = median(|(ours, reference)| ours.number / reference.number)?;
         Some(Verdict {
             state,
-            ours: stats::median(&ours)?,
-            reference: stats::median(&references)?,
+            ours: median(|(ours, _)| ours.number)?,
+            reference: median(|(_, reference)| reference.number)?,
             ratio,
-            rounds: ratios.len(),
+            rounds: rounds.len(),
+            is_noisy,
             met: self.wanted.holds(ratio),
         })
     }
@@ -471,6 +489,37 @@ mod tests {
     }
 
     #[test]
+    fn a_noisy_round_counts_only_where_there_is_no_quiet_one() {
+        let (ours, raw) = ("latency/softroce/write", "latency/raw/udp");
+        let target = compare("", one(ours), one(raw), Wanted::AtMost(1.3));
+        let mut results = results(&[
+            (ours, 0, 9.0, 50.0),
+            (raw, 0, 1.0, 50.0),
+            (ours, 1, 2.0, 50.0),
+            (raw, 1, 1.0, 50.0),
+        ]);
+        results.samples[0].noise = 0.5;
+        let ratio = |results: &Results| {
+            let verdict = &target.verdicts(results)[0];
+            (verdict.ratio, verdict.is_noisy)
+        };
+        assert_eq!(ratio(&results), (2.0, false));
+        results.samples[3].noise = 0.5;
+        assert_eq!(ratio(&results), (5.5, true), "the median of 9 and 2");
+    }
+
+    #[test]
+    fn the_best_of_several_is_not_known_where_one_was_taken_in_another_state() {
+        let ids = ["a", "b"].map(str::to_owned).to_vec();
+        let results = results(&[("a", 0, 1.0, 50.0), ("b", 0, 4.0, 300.0)]);
+        let best = Pick::Best(ids);
+        assert_eq!(
+            best.value(&results, 0, State::Near, Unit::GbitPerSecond),
+            None
+        );
+    }
+
+    #[test]
     fn the_best_and_what_is_left_of_it_know_which_way_is_better() {
         let ids = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
         let results = results(&[
@@ -479,7 +528,10 @@ mod tests {
             ("c", 0, 2.0, 50.0),
             ("d", 0, 3.0, 50.0),
         ]);
-        let value = |pick: Pick, unit| pick.value(&results, 0, State::Near, unit);
+        let value = |pick: Pick, unit| {
+            let value = pick.value(&results, 0, State::Near, unit);
+            value.map(|value| value.number)
+        };
         let best = Pick::Best(ids.clone());
         assert_eq!(value(best.clone(), Unit::Microseconds), Some(1.0));
         assert_eq!(value(best, Unit::GbitPerSecond), Some(4.0));
