@@ -1,5 +1,6 @@
 //! Endpoints as users hold them.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,11 +81,14 @@ impl Endpoint {
     /// # Errors
     /// [`Refused`] with the work.
     pub fn post_one(&self, work: Work) -> Result<(), Refused> {
-        let mut works = vec![work];
-        self.post(&mut works).map_err(|error| Refused {
+        let mut works = ROOM_FOR_ONE.take();
+        works.push(work);
+        let posted = self.post(&mut works).map_err(|error| Refused {
             error,
             work: Box::new(works.pop().expect("refused work stays")),
-        })
+        });
+        ROOM_FOR_ONE.set(works);
+        posted
     }
 
     /// Starts to connect. The outcome is an event: connected, rejected or unreachable.
@@ -177,6 +181,11 @@ impl fmt::Debug for Endpoint {
             .field("kind", &self.kind())
             .finish_non_exhaustive()
     }
+}
+
+thread_local! {
+    /// Kept, so that posting one work allocates nothing; empty between calls.
+    static ROOM_FOR_ONE: Cell<Vec<Work>> = const { Cell::new(Vec::new()) };
 }
 
 pub(crate) fn check_private_data(

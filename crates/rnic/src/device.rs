@@ -385,6 +385,8 @@ impl Device {
         work: SendWork,
     ) -> Result<(), PostError> {
         let shared = self.shared();
+        // Who posts much also polls, but may find completions often enough not to drive the device.
+        shared.helper.note_poll();
         let posted = core.post(qp, work);
         if core.should_send(qp.outstanding(), shared.helper.is_polled()) {
             core.send(shared.now());

@@ -139,6 +139,7 @@ pub(crate) struct QpTransmit<'a> {
     pub(crate) pd: PdId,
     pub(crate) burst: &'a mut Burst,
     pub(crate) is_polled: bool,
+    pub(crate) allowance: u32,
 }
 
 impl Transmit for QpTransmit<'_> {
@@ -150,6 +151,11 @@ impl Transmit for QpTransmit<'_> {
     #[inline]
     fn is_polled(&self) -> bool {
         self.is_polled
+    }
+
+    #[inline]
+    fn allowance(&self) -> u32 {
+        self.allowance
     }
 
     fn send(

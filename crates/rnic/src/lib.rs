@@ -27,6 +27,7 @@ mod fork;
 mod gsi;
 mod helper;
 mod host;
+mod load;
 mod lock;
 mod mr;
 mod nic;

@@ -25,6 +25,7 @@ use crate::event::EventQueue;
 use crate::faults::Packet;
 use crate::gsi::{Consequence, Gsi};
 use crate::host::{QpHost, QpTransmit, Reported};
+use crate::load::{Loads, Share};
 use crate::peers::Peers;
 use crate::qp::{QpInit, QpShared};
 use crate::region::{KeyHasher, PdId, RegionTable};
@@ -54,6 +55,7 @@ pub(crate) struct Nic {
     paths: [Option<Origin>; PATHS],
     basis: IdBasis,
     budget: Budget,
+    loads: Loads,
     pub(crate) counters: Counters,
     events: Arc<EventQueue>,
     pub(crate) gsi: Gsi,
@@ -94,6 +96,8 @@ pub(crate) struct Entry {
     /// Whether the peer is software has been asked, or answered by the connection manager.
     is_settled: bool,
     pub(crate) is_extended: bool,
+    /// Its part of what is in flight to a software peer.
+    share: Option<Share>,
 }
 
 /// Divides the receive buffer among the queue pairs that peers are sending to.
@@ -160,6 +164,7 @@ impl Nic {
                 heard: 0,
                 heard_before: 0,
             },
+            loads: Loads::default(),
             counters: Counters::default(),
             completions: Vec::with_capacity(1024),
             hearing: None,
@@ -201,6 +206,7 @@ impl Nic {
             awaits: None,
             is_settled: init.qp_type != QpType::Rc,
             is_extended: false,
+            share: None,
         }));
         self.by_qpn.insert(qpn.value(), slot);
         // Room for everyone, so that nothing grows on the way of a packet.
@@ -220,6 +226,9 @@ impl Nic {
         self.timers.retain(|Reverse((_, at))| *at != slot);
         if let Some(entry) = self.engines[slot].take() {
             self.counters.retransmitted += entry.engine.counters().retransmitted;
+            if let Some(share) = entry.share {
+                self.loads.leave(share, slot);
+            }
         }
         self.vacant.push(slot);
     }
@@ -237,6 +246,9 @@ impl Nic {
             let entry = self.entry(slot);
             entry.awaits = None;
             (entry.is_settled, entry.is_extended) = (false, false);
+            if let Some(share) = entry.share.take() {
+                self.loads.leave(share, slot);
+            }
         }
         self.activate(slot);
         self.touch(slot);
@@ -296,15 +308,28 @@ impl Nic {
             let before = (self.burst.packets(), self.burst.bytes());
             self.entry(slot).is_active = false;
             let is_polled = self.is_polled;
+            let share = self.entry(slot).share.take();
+            let allowance = share
+                .as_ref()
+                .map_or(u32::MAX, |share| self.loads.allowance(share));
             let (engine, mut host, burst) = self.parts(slot);
             let mut out = QpTransmit {
                 regions: host.regions,
                 pd: host.qp.pd,
                 burst,
                 is_polled,
+                allowance,
             };
             let left = engine.poll_transmit(now, &mut host, &mut out);
+            let (in_flight, has_more) = (engine.in_flight(), engine.has_unsent());
             self.count_sent(before);
+            if let Some(mut share) = share {
+                self.loads.note(&mut share, in_flight);
+                if has_more && !left {
+                    self.loads.park(&mut share, slot);
+                }
+                self.entry(slot).share = Some(share);
+            }
             if left {
                 self.activate(slot);
             } else {
@@ -511,11 +536,19 @@ impl Nic {
         }
         let entry = self.entry(slot);
         let mtu = entry.engine.attr().path_mtu.unwrap_or(Mtu::B1024).bytes();
-        entry.engine.use_extensions(u32::from(offer.window) * mtu);
+        let window = u32::from(offer.window) * mtu;
+        entry.engine.use_extensions(window);
         if offer.flags & Offer::PARTS != 0 {
             entry.engine.send_parts();
         }
         entry.is_extended = true;
+        let peer = entry.engine.attr().path.map(|path| path.destination);
+        if let Some(peer) = peer
+            && entry.share.is_none()
+        {
+            let share = self.loads.join(peer, window);
+            self.entry(slot).share = Some(share);
+        }
         self.activate(slot);
     }
 
@@ -599,6 +632,28 @@ impl Nic {
         }
         if !self.completions.is_empty() {
             self.report(slot);
+        }
+        self.call_parked(slot);
+    }
+
+    /// Calls queue pairs that wait for what the one in `slot` no longer has in flight.
+    #[inline]
+    fn call_parked(&mut self, slot: usize) {
+        let Self { engines, loads, .. } = self;
+        let Some(Entry {
+            engine,
+            share: Some(share),
+            ..
+        }) = engines[slot].as_deref_mut()
+        else {
+            return;
+        };
+        loads.note(share, engine.in_flight());
+        if let Some(called) = loads.call(share) {
+            if let Some(share) = &mut self.entry(called).share {
+                share.is_called();
+            }
+            self.activate(called);
         }
     }
 

@@ -136,6 +136,10 @@ pub trait Transmit {
     /// a few microseconds for its deadline may.
     fn is_polled(&self) -> bool;
 
+    /// Bytes that the queue pair may add to what is in flight to its peer, as far as others of the same peer leave room:
+    /// asked once for each call of `poll_transmit`.
+    fn allowance(&self) -> u32;
+
     /// Adds a packet: `headers` with the pad count already set, then `payload`. The host appends pad and ICRC.
     /// Refused, with nothing added, when the payload's memory does not resolve.
     fn send(

@@ -65,6 +65,7 @@ impl provider::Domain for Domain {
             ("send_errors", counted.send_errors),
             ("send_calls", counted.send_calls),
             ("receive_calls", counted.receive_calls),
+            ("lock_contended", counted.contended),
             ("receive_calls_empty", counted.empty_receive_calls),
             ("bursts", counted.bursts),
             ("bytes_copied", counted.bytes_copied),

@@ -185,6 +185,24 @@ impl Qp {
         }
     }
 
+    /// Bytes in flight to the peer, overheads included (RC).
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        match &self.service {
+            Service::Rc(rc) => rc.0.in_flight(),
+            Service::Unreliable(_) => 0,
+        }
+    }
+
+    /// Whether requests wait to be sent (RC): for room in the burst, in a window, or for a response.
+    #[inline]
+    pub fn has_unsent(&self) -> bool {
+        match &self.service {
+            Service::Rc(rc) => rc.0.has_work(),
+            Service::Unreliable(_) => false,
+        }
+    }
+
     /// The smoothed round trip to the peer (RC), once one was measured.
     pub fn round_trip(&self) -> Option<Duration> {
         match &self.service {

@@ -156,6 +156,7 @@ impl Requester {
         self.una = self.high;
         self.next = self.high;
         self.cursor = Cursor::default();
+        self.in_flight = 0;
         self.reads.clear();
     }
 
@@ -167,6 +168,11 @@ impl Requester {
                 (one, other) => one.or(other),
             },
         }
+    }
+
+    /// Bytes in flight, as they count for the window.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
     }
 
     /// Whether [`Requester::transmit`] might have something to send.
@@ -189,7 +195,11 @@ impl Requester {
             self.last_progress = now;
         }
         let mut sent = false;
-        while out.has_room() && (self.send_lost(link, out) || self.send_next(now, link, out)) {
+        let cap = match out.allowance() {
+            0 => 0,
+            more => self.in_flight.saturating_add(more),
+        };
+        while out.has_room() && (self.send_lost(link, out) || self.send_next(now, link, cap, out)) {
             sent = true;
         }
         if self.timer.is_none() && self.una != self.high {
@@ -198,8 +208,11 @@ impl Requester {
         sent
     }
 
-    /// Sends the packet at the cursor, if everything permits it.
-    fn send_next(&mut self, now: Instant, link: &Link, out: &mut impl Transmit) -> bool {
+    /// Sends the packet at the cursor, if everything permits it; with at most about `cap` bytes in flight.
+    fn send_next(&mut self, now: Instant, link: &Link, cap: u32, out: &mut impl Transmit) -> bool {
+        if self.in_flight >= cap {
+            return false;
+        }
         let Cursor { index, packet } = self.cursor;
         match self.queue.get(index) {
             Some(wqe) if wqe.failed.is_none() => {
@@ -223,7 +236,7 @@ impl Requester {
         let cost = cost(link, wqe, packet, packet + count);
         let distance = self.next.since(self.una).max(0) as u32;
         let after = self.in_flight + cost;
-        let window = self.congestion.window();
+        let window = self.congestion.window().min(cap);
         // A window that shrank may be full of packets that ask for nothing: one more then asks.
         let is_unasked = self.asked.since(self.una) <= 0;
         if after > window && self.in_flight != 0 && !is_unasked || distance + count > self.reach() {

@@ -275,6 +275,10 @@ impl Transmit for Burst {
         true
     }
 
+    fn allowance(&self) -> u32 {
+        u32::MAX
+    }
+
     fn send(
         &mut self,
         path: &Path,
