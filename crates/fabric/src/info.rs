@@ -18,8 +18,8 @@ pub struct Info {
     pub address: Option<Address>,
     /// One line for humans.
     pub description: String,
-    /// Which to choose among those that fit: the highest. Hardware 400, shared memory 300, RoCEv2 in software 200, others
-    /// 100, this process only 0.
+    /// Which to choose among those that fit: the highest. Hardware 400, RoCEv2 in software 200, shared memory, which reaches
+    /// only processes of one user, 150, others 100, this process only 0.
     pub rank: u32,
     /// What it can do.
     pub capabilities: Capabilities,

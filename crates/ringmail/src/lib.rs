@@ -18,6 +18,7 @@ pub use fabric::*;
 #[must_use]
 pub fn registry() -> Registry {
     Registry::new()
+        .with(shm::Shm::new())
         .with(softroce::Softroce::new())
         .with(loopback::Loopback::new())
 }

@@ -1,0 +1,257 @@
+//! Listeners, and the requests that they hear.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use fabric::provider::{self, PendingConnection};
+use fabric::{Address, Capabilities, ConnectionRequest, Error, Event, EventQueue};
+
+use crate::address;
+use crate::connect::{self, ALREADY, Link, Stage};
+use crate::ep::{Endpoint, State, Tell};
+use crate::fork;
+use crate::helper::{Home, Node};
+use crate::mapping::Mapping;
+use crate::peer::PeerNode;
+use crate::ring::{Geometry, Way};
+use crate::socket;
+use crate::wire::Message;
+
+/// Listens under one number.
+pub(crate) struct Listener {
+    home: Arc<Home>,
+    number: u32,
+    hearing: Arc<Hearing>,
+}
+
+/// Where a listener's requests go.
+#[derive(Debug)]
+pub(crate) struct Hearing {
+    pub(crate) token: u64,
+    pub(crate) socket: OwnedFd,
+    number: u32,
+    home: Weak<Home>,
+    events: EventQueue,
+    capabilities: Arc<Capabilities>,
+    /// Peers that have connected, and requests that the program has not answered.
+    waiting: AtomicUsize,
+}
+
+impl Listener {
+    pub(crate) fn open(
+        home: &Arc<Home>,
+        address: &Address,
+        events: &EventQueue,
+        capabilities: &Arc<Capabilities>,
+    ) -> Result<Self, Error> {
+        let asked = address::number(address)?;
+        let mut tries = 0;
+        let (number, socket) = loop {
+            let number = match asked {
+                Some(number) => number,
+                None => UNASKED | random()?,
+            };
+            match socket::listen(number) {
+                Ok(socket) => break (number, socket),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    if asked.is_some() || tries == TRIES {
+                        return Err(Error::AddressInUse(address::text(number)));
+                    }
+                    tries += 1;
+                }
+                Err(error) => return Err(Error::io("listening", error)),
+            }
+        };
+        let hearing = Arc::new(Hearing {
+            token: home.node.token(),
+            socket,
+            number,
+            home: Arc::downgrade(home),
+            events: events.clone(),
+            capabilities: Arc::clone(capabilities),
+            waiting: AtomicUsize::new(0),
+        });
+        home.node
+            .add_listener(&hearing)
+            .map_err(|error| Error::io("watching a socket", error))?;
+        Ok(Self {
+            home: Arc::clone(home),
+            number,
+            hearing,
+        })
+    }
+}
+
+impl provider::Listener for Listener {
+    fn address(&self) -> Address {
+        address::text(self.number)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.home.generation == fork::generation() {
+            self.home.node.remove_listener(&self.hearing);
+            // The number is free when this returns, though the background thread may still look at the socket.
+            socket::shut(self.hearing.socket.as_fd());
+        }
+    }
+}
+
+impl Hearing {
+    /// Peers have connected.
+    pub(crate) fn accept(self: &Arc<Self>, node: &Node) {
+        loop {
+            let (socket, peer) = match socket::accept(self.socket.as_fd()) {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::debug!("a process of another user asked for a connection");
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            if self.waiting.load(Ordering::Relaxed) >= BACKLOG {
+                let full = Message::Reject {
+                    private_data: Vec::new(),
+                    heard: true,
+                };
+                // It may be gone already.
+                let _ = socket::send(socket.as_fd(), &full, &[]);
+                continue;
+            }
+            let stage = Stage::Hearing(Arc::downgrade(self), Instant::now());
+            if let Err(error) = node.add_link(socket, peer, stage) {
+                tracing::debug!(%error, "watching a socket");
+            }
+        }
+    }
+}
+
+/// A peer asks for a connection.
+pub(crate) fn hear(
+    node: &Node,
+    link: &Arc<Link>,
+    hearing: &Weak<Hearing>,
+    (ring, peer): ((Arc<Mapping>, Geometry), Arc<PeerNode>),
+    private_data: Vec<u8>,
+) {
+    let hearing = hearing.upgrade();
+    let home = hearing.as_ref().and_then(|hearing| hearing.home.upgrade());
+    let (Some(hearing), Some(home)) = (hearing, home) else {
+        // Nobody listens any more.
+        return refuse(node, link, false, &[]);
+    };
+    hearing.waiting.fetch_add(1, Ordering::Relaxed);
+    let from = address::text(link.peer.pid.unsigned_abs());
+    let pending = Pending {
+        home,
+        hearing: Arc::downgrade(&hearing),
+        link: Arc::clone(link),
+        ring,
+        peer,
+        number: hearing.number,
+        answered: false,
+    };
+    let capabilities = Arc::clone(&hearing.capabilities);
+    let request = ConnectionRequest::new(Box::new(pending), capabilities, from, private_data);
+    hearing.events.push(Event::ConnectionRequest(request));
+}
+
+fn refuse(node: &Node, link: &Arc<Link>, heard: bool, private_data: &[u8]) {
+    let reject = Message::Reject {
+        private_data: private_data.to_vec(),
+        heard,
+    };
+    // The peer may have given up.
+    let _ = link.send(&reject, &[]);
+    node.end(link);
+}
+
+/// A request that waits for an answer.
+struct Pending {
+    home: Arc<Home>,
+    hearing: Weak<Hearing>,
+    link: Arc<Link>,
+    ring: (Arc<Mapping>, Geometry),
+    peer: Arc<PeerNode>,
+    number: u32,
+    answered: bool,
+}
+
+impl PendingConnection for Pending {
+    fn accept(
+        mut self: Box<Self>,
+        endpoint: &dyn provider::Endpoint,
+        private_data: &[u8],
+    ) -> Result<(), Error> {
+        let endpoint: &dyn Any = endpoint;
+        let endpoint = endpoint
+            .downcast_ref::<Endpoint>()
+            .filter(|endpoint| Arc::ptr_eq(&endpoint.core.home, &self.home))
+            .ok_or(Error::OtherDomain("the endpoint"))?;
+        let core = &endpoint.core;
+        if !core.advance(State::Idle, State::Connecting) {
+            return Err(ALREADY);
+        }
+        self.answered = true;
+        let _ = core.number.set(self.number);
+        let node = &self.home.node;
+        core.attach(&self.link, &self.ring.0, self.ring.1, Way::Back, &self.peer);
+        let before = self.link.enter(Stage::Accepted(Arc::downgrade(core)));
+        let (hello, table) = node.introduce();
+        let reply = Message::Reply {
+            hello,
+            private_data: private_data.to_vec(),
+        };
+        let waits = matches!(before, Stage::Waiting);
+        if !waits
+            || self
+                .link
+                .send(&reply, &connect::files(node, &table))
+                .is_err()
+        {
+            self.link.enter(Stage::Over);
+            core.fail(Tell::Peer);
+            return Err(Error::Disconnected);
+        }
+        Ok(())
+    }
+
+    fn reject(mut self: Box<Self>, private_data: &[u8]) {
+        self.refuse(private_data);
+    }
+}
+
+impl Pending {
+    fn refuse(&mut self, private_data: &[u8]) {
+        if !std::mem::replace(&mut self.answered, true)
+            && self.home.generation == fork::generation()
+        {
+            refuse(&self.home.node, &self.link, true, private_data);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.refuse(&[]);
+        if let Some(hearing) = self.hearing.upgrade() {
+            hearing.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn random() -> Result<u32, Error> {
+    getrandom::u32().map_err(|error| Error::io("drawing a number", io::Error::other(error)))
+}
+
+/// Numbers from here on are given to those who do not ask for one.
+const UNASKED: u32 = 1 << 31;
+const TRIES: usize = 16;
+/// Requests that may wait for their answer.
+const BACKLOG: usize = 1024;
