@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Scene, is_root, networks, random};
+use support::{Scene, far_networks, is_root, random};
 use testbed::Namespace;
 
 #[test]
@@ -23,7 +23,7 @@ fn files_and_pings_go_from_one_host_to_another() {
     scene.write("file", &bytes);
     let file = scene.path("file");
     let copy = scene.path("copy");
-    for provider in networks() {
+    for provider in far_networks() {
         let arguments = |words: &[&str]| {
             let all = [&["--provider", provider], words].concat();
             all.into_iter().map(str::to_owned).collect::<Vec<_>>()

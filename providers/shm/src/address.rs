@@ -1,17 +1,18 @@
 //! Addresses as text: `shm:7471`, a number that one listener of the user has on this machine.
 //!
-//! So that one command line serves every provider, a name or an IP address of this machine may stand before the number:
-//! `localhost:7471`, `127.0.0.1:7471`, `[::1]:7471`, `:7471`.
+//! So that one command line serves every provider, other names of this machine may stand before the number: `localhost:7471`,
+//! `[::1]:7471`, `0.0.0.0:7471` and `:7471` all are `shm:7471`. Further loopback addresses have numbers of their own, as they have
+//! ports of their own: `127.1.2.3:7471`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fabric::{Address, Error};
 
-/// Reads the number; `None` for [`Address::ANY`].
+/// Reads an address as it is spelled here; `None` where the number is left open.
 ///
 /// # Errors
 /// [`Error::BadAddress`].
-pub(crate) fn number(address: &Address) -> Result<Option<u32>, Error> {
+pub(crate) fn name(address: &Address) -> Result<Option<String>, Error> {
     if address.is_any() {
         return Ok(None);
     }
@@ -25,27 +26,32 @@ pub(crate) fn number(address: &Address) -> Result<Option<u32>, Error> {
         .rsplit_once(':')
         .ok_or_else(|| bad(expected))?;
     let number: u32 = number.parse().map_err(|_| bad(expected))?;
-    if !is_here(host) {
-        return Err(bad("shared memory reaches this machine only"));
-    }
-    Ok((number != 0).then_some(number))
+    let host = known(host).ok_or_else(|| bad("shared memory reaches this machine only"))?;
+    Ok((number != 0).then(|| format!("{host}:{number}")))
 }
 
-/// The text of a number.
-pub(crate) fn text(number: u32) -> Address {
-    format!("{HOST}:{number}").into()
+/// The name of a number.
+pub(crate) fn of_number(number: u32) -> String {
+    format!("{HOST}:{number}")
 }
 
-/// Whether a name is this machine's.
-fn is_here(host: &str) -> bool {
+/// How a name of this machine is spelled here; `None` if it is another's.
+fn known(host: &str) -> Option<String> {
     if matches!(host, "" | HOST | "localhost") {
-        return true;
+        return Some(HOST.to_owned());
     }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(ip) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
-        Err(_) => rustix::system::uname().nodename().to_str() == Ok(host),
+    let ip = match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical(),
+        Err(_) => {
+            let own = rustix::system::uname().nodename().to_str() == Ok(host);
+            return own.then(|| HOST.to_owned());
+        }
+    };
+    if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST {
+        return Some(HOST.to_owned());
     }
+    ip.is_loopback().then(|| ip.to_string())
 }
 
 const HOST: &str = "shm";
@@ -54,20 +60,25 @@ const HOST: &str = "shm";
 mod tests {
     use super::*;
 
+    fn name_of(text: &str) -> Option<String> {
+        name(&text.into()).expect("an address")
+    }
+
     #[test]
     fn names_of_this_machine_lead_to_the_number() {
         for text in [
             "shm:7471",
             ":7471",
             "localhost:7471",
-            "127.0.0.9:7471",
+            "127.0.0.1:7471",
             "[::1]:7471",
             "0.0.0.0:7471",
         ] {
-            assert_eq!(number(&text.into()).unwrap(), Some(7471), "{text}");
+            assert_eq!(name_of(text).as_deref(), Some("shm:7471"), "{text}");
         }
-        assert_eq!(number(&Address::ANY).unwrap(), None);
-        assert_eq!(number(&"shm:0".into()).unwrap(), None);
+        assert_eq!(name_of("127.1.2.3:7471").as_deref(), Some("127.1.2.3:7471"));
+        assert_eq!(name_of(""), None);
+        assert_eq!(name_of("shm:0"), None);
     }
 
     #[test]
@@ -79,7 +90,7 @@ mod tests {
             "nonsense, not an address",
             "shm:4294967296",
         ] {
-            assert!(number(&text.into()).is_err(), "{text}");
+            assert!(name(&text.into()).is_err(), "{text}");
         }
     }
 }

@@ -65,7 +65,7 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Retry {
     core: Weak<Core>,
-    number: u32,
+    name: String,
     private_data: Vec<u8>,
     since: Instant,
 }
@@ -112,7 +112,7 @@ pub(crate) fn ask(core: &Arc<Core>, to: &Address, private_data: &[u8]) -> Result
     if core.state() != State::Idle {
         return Err(ALREADY);
     }
-    let number = address::number(to)?.ok_or_else(|| Error::BadAddress {
+    let name = address::name(to)?.ok_or_else(|| Error::BadAddress {
         address: to.clone(),
         reason: "nobody listens at no number".to_owned(),
     })?;
@@ -120,10 +120,11 @@ pub(crate) fn ask(core: &Arc<Core>, to: &Address, private_data: &[u8]) -> Result
         return Err(ALREADY);
     }
     // What the peer is shown; nothing is bound to it.
+    let own = rustix::process::getpid().as_raw_nonzero().get();
     let _ = core
-        .number
-        .set(rustix::process::getpid().as_raw_nonzero().get() as u32);
-    let asked = try_ask(core, number, private_data.to_vec(), Instant::now());
+        .address
+        .set(address::of_number(own.unsigned_abs()).into());
+    let asked = try_ask(core, name, private_data.to_vec(), Instant::now());
     if asked.is_err() {
         core.advance(State::Connecting, State::Idle);
     }
@@ -137,7 +138,7 @@ impl Retry {
             return;
         };
         if core.state() == State::Connecting
-            && let Err(error) = try_ask(&core, self.number, self.private_data, self.since)
+            && let Err(error) = try_ask(&core, self.name, self.private_data, self.since)
         {
             tracing::debug!(%error, "asking again for a connection");
             refused(&core, None);
@@ -147,18 +148,18 @@ impl Retry {
 
 fn try_ask(
     core: &Arc<Core>,
-    number: u32,
+    name: String,
     private_data: Vec<u8>,
     since: Instant,
 ) -> Result<(), Error> {
     let node = &core.home.node;
-    let (socket, peer) = match socket::connect(number) {
+    let (socket, peer) = match socket::connect(&name) {
         Ok(connected) => connected,
         Err(error) => {
             if error.kind() == io::ErrorKind::WouldBlock && since.elapsed() < crate::PATIENCE {
                 node.retry(Retry {
                     core: Arc::downgrade(core),
-                    number,
+                    name,
                     private_data,
                     since,
                 });

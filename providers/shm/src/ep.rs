@@ -9,6 +9,7 @@ use fabric::{Address, EndpointId, EndpointKind, Error, Event, EventQueue, Op, Po
 
 use crate::connect::{self, Link};
 use crate::cq::{Queue, State as QueueState};
+use crate::fork;
 use crate::helper::Home;
 use crate::lock;
 use crate::mapping::Mapping;
@@ -18,7 +19,6 @@ use crate::ring::{Cell, Consumer, Geometry, Producer, Way};
 use crate::send::SendHalf;
 use crate::shared::Pool;
 use crate::wire::Message;
-use crate::{address, fork};
 
 /// What the fabric holds. Dropping it ends all access to memory in flight.
 pub(crate) struct Endpoint {
@@ -42,7 +42,7 @@ pub(crate) struct Core {
     recv: Place,
     link: Mutex<Option<Arc<Link>>>,
     /// Names this side of the connection.
-    pub(crate) number: OnceLock<u32>,
+    pub(crate) address: OnceLock<Address>,
 }
 
 /// Where a half is.
@@ -107,7 +107,7 @@ impl Endpoint {
             send: place(queue(&attributes.send_queue)?),
             recv: place(queue(&attributes.recv_queue)?),
             link: Mutex::new(None),
-            number: OnceLock::new(),
+            address: OnceLock::new(),
         });
         let depth = attributes.send_depth;
         let index = core.send.queue.with(|state| {
@@ -183,8 +183,8 @@ impl provider::Endpoint for Endpoint {
     }
 
     fn address(&self) -> Result<Address, Error> {
-        match self.core.number.get() {
-            Some(number) => Ok(address::text(*number)),
+        match self.core.address.get() {
+            Some(address) => Ok(address.clone()),
             None => Err(Error::WrongState("the endpoint has not been connected")),
         }
     }

@@ -24,7 +24,7 @@ use crate::wire::Message;
 /// Listens under one number.
 pub(crate) struct Listener {
     home: Arc<Home>,
-    number: u32,
+    address: Address,
     hearing: Arc<Hearing>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Listener {
 pub(crate) struct Hearing {
     pub(crate) token: u64,
     pub(crate) socket: OwnedFd,
-    number: u32,
+    address: Address,
     home: Weak<Home>,
     events: EventQueue,
     capabilities: Arc<Capabilities>,
@@ -48,18 +48,18 @@ impl Listener {
         events: &EventQueue,
         capabilities: &Arc<Capabilities>,
     ) -> Result<Self, Error> {
-        let asked = address::number(address)?;
+        let asked = address::name(address)?;
         let mut tries = 0;
-        let (number, socket) = loop {
-            let number = match asked {
-                Some(number) => number,
-                None => UNASKED | random()?,
+        let (name, socket) = loop {
+            let name = match &asked {
+                Some(name) => name.clone(),
+                None => address::of_number(UNASKED | random()?),
             };
-            match socket::listen(number) {
-                Ok(socket) => break (number, socket),
+            match socket::listen(&name) {
+                Ok(socket) => break (name, socket),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     if asked.is_some() || tries == TRIES {
-                        return Err(Error::AddressInUse(address::text(number)));
+                        return Err(Error::AddressInUse(name.into()));
                     }
                     tries += 1;
                 }
@@ -69,7 +69,7 @@ impl Listener {
         let hearing = Arc::new(Hearing {
             token: home.node.token(),
             socket,
-            number,
+            address: name.clone().into(),
             home: Arc::downgrade(home),
             events: events.clone(),
             capabilities: Arc::clone(capabilities),
@@ -80,7 +80,7 @@ impl Listener {
             .map_err(|error| Error::io("watching a socket", error))?;
         Ok(Self {
             home: Arc::clone(home),
-            number,
+            address: name.into(),
             hearing,
         })
     }
@@ -88,7 +88,7 @@ impl Listener {
 
 impl provider::Listener for Listener {
     fn address(&self) -> Address {
-        address::text(self.number)
+        self.address.clone()
     }
 }
 
@@ -147,18 +147,19 @@ pub(crate) fn hear(
         return refuse(node, link, false, &[]);
     };
     hearing.waiting.fetch_add(1, Ordering::Relaxed);
-    let from = address::text(link.peer.pid.unsigned_abs());
+    let from = address::of_number(link.peer.pid.unsigned_abs());
     let pending = Pending {
         home,
         hearing: Arc::downgrade(&hearing),
         link: Arc::clone(link),
         ring,
         peer,
-        number: hearing.number,
+        address: hearing.address.clone(),
         answered: false,
     };
     let capabilities = Arc::clone(&hearing.capabilities);
-    let request = ConnectionRequest::new(Box::new(pending), capabilities, from, private_data);
+    let request =
+        ConnectionRequest::new(Box::new(pending), capabilities, from.into(), private_data);
     hearing.events.push(Event::ConnectionRequest(request));
 }
 
@@ -179,7 +180,7 @@ struct Pending {
     link: Arc<Link>,
     ring: (Arc<Mapping>, Geometry),
     peer: Arc<PeerNode>,
-    number: u32,
+    address: Address,
     answered: bool,
 }
 
@@ -199,7 +200,7 @@ impl PendingConnection for Pending {
             return Err(ALREADY);
         }
         self.answered = true;
-        let _ = core.number.set(self.number);
+        let _ = core.address.set(self.address.clone());
         let node = &self.home.node;
         core.attach(&self.link, &self.ring.0, self.ring.1, Way::Back, &self.peer);
         let before = self.link.enter(Stage::Accepted(Arc::downgrade(core)));

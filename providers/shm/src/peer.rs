@@ -16,10 +16,13 @@ pub(crate) struct PeerNode {
     pub(crate) imports: Arc<Imports>,
 }
 
+/// The process, and what its domain calls itself.
+type Name = (i32, [u8; 16]);
+
 /// The peers that there are connections with.
 #[derive(Default)]
 pub(crate) struct Peers {
-    known: Mutex<HashMap<(i32, [u8; 16]), Weak<PeerNode>>>,
+    known: Mutex<HashMap<Name, Weak<PeerNode>>>,
 }
 
 impl Peers {

@@ -1,8 +1,7 @@
 //! The ring of one direction of a connection: cells of one cache line, and a data area for what does not fit into a cell.
 //!
 //! ```text
-//! header   line 0: written by the consumer: how many cells are done, and how it failed
-//!          line 1: written by the consumer: whether it wants the bell to be rung
+//! header   written by the consumer: how many cells are done, and how it failed
 //! cells    64 bytes each: | sequence, kind, flags, length | acknowledgement, immediate | 48 bytes |
 //! data     bytes that a cell names
 //! ```
@@ -282,12 +281,6 @@ impl Producer {
     pub(crate) fn done(&self) -> u32 {
         self.done
     }
-
-    /// Whether the consumer does not look at the ring by itself.
-    #[inline]
-    pub(crate) fn wants_bell(&self) -> bool {
-        self.lane.header(BELL).load(Ordering::Relaxed) != 0
-    }
 }
 
 /// The side that reads cells.
@@ -366,13 +359,6 @@ impl Consumer {
         self.lane.header(DONE).store(word, Ordering::Release);
     }
 
-    /// Says whether the bell shall be rung.
-    pub(crate) fn want_bell(&self, wants: bool) {
-        self.lane
-            .header(BELL)
-            .store(u64::from(wants), Ordering::Relaxed);
-    }
-
     /// The data area and the place in it that a cell names.
     ///
     /// # Errors
@@ -422,7 +408,6 @@ pub(crate) const CELL_BYTES: usize = WORDS * 8;
 const HEADER: usize = 4096;
 const HEADER_WORDS: usize = 64;
 const DONE: usize = 0;
-const BELL: usize = 8;
 const MAX_DATA: u32 = 16 << 20;
 const MAX_LAG: u32 = 1 << 20;
 

@@ -31,24 +31,24 @@ pub(crate) struct Credentials {
     pub(crate) uid: u32,
 }
 
-/// Listens under a number of this user's.
+/// Listens under a name of this user's.
 ///
 /// # Errors
 /// `AddrInUse`; what the system answers.
-pub(crate) fn listen(number: u32) -> io::Result<OwnedFd> {
+pub(crate) fn listen(name: &str) -> io::Result<OwnedFd> {
     let socket = open()?;
-    rustix::net::bind(&socket, &name(number)?)?;
+    rustix::net::bind(&socket, &place(name)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
-/// Connects to who listens under a number. Never blocks.
+/// Connects to who listens under a name. Never blocks.
 ///
 /// # Errors
 /// `ConnectionRefused` if nobody does, `WouldBlock` if too many want to, `PermissionDenied` if it is another user.
-pub(crate) fn connect(number: u32) -> io::Result<(OwnedFd, Credentials)> {
+pub(crate) fn connect(name: &str) -> io::Result<(OwnedFd, Credentials)> {
     let socket = open()?;
-    rustix::net::connect(&socket, &name(number)?)?;
+    rustix::net::connect(&socket, &place(name)?)?;
     let peer = credentials(socket.as_fd())?;
     Ok((socket, peer))
 }
@@ -137,9 +137,9 @@ fn open() -> io::Result<OwnedFd> {
     )?)
 }
 
-fn name(number: u32) -> io::Result<SocketAddrUnix> {
+fn place(name: &str) -> io::Result<SocketAddrUnix> {
     let user = rustix::process::geteuid().as_raw();
-    let name = format!("ringmail-shm/{user}/{number}");
+    let name = format!("ringmail/{user}/{name}");
     Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?)
 }
 
@@ -164,24 +164,24 @@ const BACKLOG: i32 = 128;
 mod tests {
     use super::*;
 
-    /// A number that nobody else has.
-    fn listen_somewhere() -> (u32, OwnedFd) {
+    /// Under a name that nobody else has.
+    fn listen_somewhere() -> (String, OwnedFd) {
         loop {
-            let number = getrandom::u32().unwrap();
-            if let Ok(socket) = listen(number) {
-                return (number, socket);
+            let name = format!("test:{}", getrandom::u32().unwrap());
+            if let Ok(socket) = listen(&name) {
+                return (name, socket);
             }
         }
     }
 
     #[test]
     fn messages_and_files_arrive() {
-        let (number, listener) = listen_somewhere();
+        let (name, listener) = listen_somewhere();
         assert_eq!(
-            listen(number).expect_err("taken").kind(),
+            listen(&name).expect_err("taken").kind(),
             io::ErrorKind::AddrInUse
         );
-        let (client, peer) = connect(number).unwrap();
+        let (client, peer) = connect(&name).unwrap();
         assert_eq!(peer.pid, rustix::process::getpid().as_raw_nonzero().get());
         let (server, _) = accept(listener.as_fd()).unwrap();
         let want = Message::Want { key: 5 };
@@ -197,9 +197,9 @@ mod tests {
 
     #[test]
     fn nobody_listening_refuses() {
-        let (number, listener) = listen_somewhere();
+        let (name, listener) = listen_somewhere();
         drop(listener);
-        let refused = connect(number).expect_err("nobody is there");
+        let refused = connect(&name).expect_err("nobody is there");
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -50,6 +50,16 @@ pub(crate) fn networks() -> Vec<&'static str> {
     names
 }
 
+/// Those of them that reach other machines, and so other users.
+pub(crate) fn far_networks() -> Vec<&'static str> {
+    providers_with(|device| device["capabilities"]["reach"] == "network")
+}
+
+/// Those of them that can do what only packets make possible: `faults`, `capture`.
+pub(crate) fn networks_with(capability: &str) -> Vec<&'static str> {
+    providers_with(|device| device["capabilities"][capability] == true)
+}
+
 fn providers_with(fits: impl Fn(&Value) -> bool) -> Vec<&'static str> {
     let report: Value =
         serde_json::from_slice(&run(["info", "--json"]).stdout).expect("info is JSON");

@@ -36,11 +36,6 @@ impl Cache {
         }
     }
 
-    /// Those of the whole peer.
-    pub(crate) fn imports(&self) -> &Arc<Imports> {
-        &self.imports
-    }
-
     /// How to do `access` (one right) to `len` bytes at `remote`.
     #[inline]
     pub(crate) fn resolve(

@@ -31,6 +31,6 @@ mod stopped;
 mod tests;
 
 pub(crate) use cache::{Cache, Resolved};
-pub(crate) use exports::{Answer, Exports};
+pub(crate) use exports::Exports;
 pub(crate) use import::{Import, Stop};
 pub(crate) use imports::{HostileAnswer, Imports, Learned};

@@ -13,7 +13,8 @@ use fabric::provider::Registration as _;
 use fabric::{Access, RemoteAddr};
 use mem::{Buf, Memory};
 
-use super::{Answer, Cache, Exports, Imports, Learned, Resolved, Stop};
+use super::exports::Answer;
+use super::{Cache, Exports, Imports, Learned, Resolved, Stop};
 
 const LEN: usize = 32 << 20;
 const PEER: &str = "RINGMAIL_SHM_TEST_PEER";

@@ -10,9 +10,10 @@ use fabric::provider::Registration as _;
 use fabric::{Access, FileMapping, RemoteAddr, Status};
 use mem::{Buf, Memory};
 
+use super::exports::Answer;
 use super::exports::Registration;
 use super::imports::Limits;
-use super::{Answer, Cache, Exports, HostileAnswer, Import, Imports, Learned, Resolved, Stop};
+use super::{Cache, Exports, HostileAnswer, Import, Imports, Learned, Resolved, Stop};
 
 const READ: Access = Access::REMOTE_READ;
 const WRITE: Access = Access::REMOTE_WRITE;
