@@ -11,10 +11,15 @@ use crate::wire::{
     Reth,
 };
 
+use super::congestion::STRANGER_WINDOW;
 use super::send_queue::Wqe;
 
-/// Payload of a READ request's responses: as many packets as one offloaded burst carries.
+/// Payload of a READ request's responses, where no more is known: as many packets as one offloaded burst carries.
 const READ_BURST: u32 = 61_440;
+
+/// Most packets and bursts that a READ request asks for.
+const MOST_READ_PACKETS: u32 = 240;
+const MOST_READ_BURSTS: u32 = 4;
 
 /// Most packets of a WRITE that leaves in parts: ahead of a gap, parts wait in bounded memory, while the packets of an
 /// ordinary WRITE are placed.
@@ -41,6 +46,8 @@ pub(super) struct Link {
     pub(super) sq_psn: Psn,
     /// How long an acknowledgement may wait for company.
     pub(super) ack_delay: Duration,
+    /// Bytes that we can take in flight, told to software peers.
+    pub(super) receive_budget: u32,
     /// WRITEs in parts are taken, and sent.
     pub(super) accepts_parts: bool,
     pub(super) sends_parts: bool,
@@ -66,6 +73,7 @@ impl Link {
             rq_psn: Psn::default(),
             sq_psn: Psn::default(),
             ack_delay: Duration::ZERO,
+            receive_budget: STRANGER_WINDOW,
             accepts_parts: false,
             sends_parts: false,
         }
@@ -100,10 +108,15 @@ impl Link {
     }
 
     /// Packets that the responses to one READ request have at most. Longer READs are asked for in several
-    /// requests with PSNs that follow each other, which keeps what a peer sends at once within our buffer.
+    /// requests with PSNs that follow each other, which keeps what a peer sends at once within our buffer: a quarter of
+    /// what we can take from a software peer.
     #[inline]
     pub(super) fn read_chunk(&self) -> u32 {
-        READ_BURST / self.mtu()
+        let bursts = match self.sends_parts {
+            true => (self.receive_budget / 4 / READ_BURST).clamp(1, MOST_READ_BURSTS),
+            false => 1,
+        };
+        (bursts * READ_BURST / self.mtu()).min(MOST_READ_PACKETS)
     }
 
     /// A packet to the peer without extension headers.

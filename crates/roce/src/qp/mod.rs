@@ -82,8 +82,6 @@ pub struct Qp {
     link: Link,
     state: QpState,
     service: Service,
-    /// Bytes that we can take in flight, told to software peers.
-    receive_budget: u32,
     drain_reported: bool,
     strangers: u64,
 }
@@ -112,7 +110,6 @@ impl Qp {
             link: Link::new(qp_type, qpn),
             state: QpState::Reset,
             service: Service::new(qp_type),
-            receive_budget: congestion::STRANGER_WINDOW,
             drain_reported: false,
             strangers: 0,
         }
@@ -219,7 +216,7 @@ impl Qp {
 
     /// Bytes in flight towards us that our receive buffer has room for, as told to software peers.
     pub fn set_receive_budget(&mut self, bytes: u32) {
-        self.receive_budget = bytes;
+        self.link.receive_budget = bytes;
     }
 
     /// The peer is a software RNIC that knows the extensions, and takes `budget` bytes in flight: use
@@ -237,7 +234,7 @@ impl Qp {
         self.link.accepts_parts = true;
     }
 
-    /// The peer takes WRITEs in parts: sends those of few packets so.
+    /// The peer takes WRITEs in parts: sends those of few packets so. Also answers READs with packets that are all alike.
     pub fn send_parts(&mut self) {
         self.link.sends_parts = true;
     }
@@ -250,10 +247,11 @@ impl Qp {
         match to {
             QpState::Reset => {
                 self.service = Service::new(self.link.qp_type);
-                let (ack_delay, accepts_parts) = (self.link.ack_delay, self.link.accepts_parts);
+                let before = &self.link;
                 self.link = Link {
-                    ack_delay,
-                    accepts_parts,
+                    ack_delay: before.ack_delay,
+                    receive_budget: before.receive_budget,
+                    accepts_parts: before.accepts_parts,
                     ..Link::new(self.link.qp_type, self.link.qpn)
                 };
             }
@@ -471,7 +469,8 @@ impl Qp {
                     sends && requester.has_work() && requester.transmit(now, &self.link, out);
                 let mut answered = Ok(());
                 if responder.has_work(now) || sent {
-                    answered = responder.transmit(now, &self.link, self.receive_budget, sent, out);
+                    answered =
+                        responder.transmit(now, &self.link, self.link.receive_budget, sent, out);
                 }
                 let left =
                     !out.has_room() && (responder.has_work(now) || sends && requester.has_work());

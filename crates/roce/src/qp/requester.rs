@@ -229,7 +229,7 @@ impl Requester {
         let Some(wqe) = self.queue.get(index) else {
             return false;
         };
-        let count = packets_asked(link, wqe, packet);
+        let count = packets_asked(wqe, packet);
         if wqe.has_response() && self.reads.len() >= usize::from(link.max_rd_atomic) {
             return false;
         }
@@ -646,12 +646,11 @@ impl Requester {
 
 /// Packets that the request at `packet` of `wqe` stands for: one, or for READs the rest of its chunk. Chunks
 /// begin at fixed places, so that a repeated request never asks beyond what the first one asked.
-fn packets_asked(link: &Link, wqe: &Wqe, packet: u32) -> u32 {
+fn packets_asked(wqe: &Wqe, packet: u32) -> u32 {
     if !wqe.has_response() {
         return 1;
     }
-    let chunk = link.read_chunk();
-    (chunk - packet % chunk).min(wqe.packets - packet)
+    (wqe.chunk - packet % wqe.chunk).min(wqe.packets - packet)
 }
 
 /// Bytes that packets `from .. to` of `wqe` count for in the window.

@@ -534,7 +534,9 @@ impl Responder {
                         (*first + *sent, *sent + 1 == packets_of(*length, link.mtu()));
                     let offset = *sent * link.mtu();
                     let size = (*length - offset).min(link.mtu());
+                    // A first or last response is longer than a middle one; where all are alike they fill bursts.
                     let packet = match (*sent == 0, done) {
+                        _ if link.sends_parts => Packet::ReadResponseOnly,
                         (true, true) => Packet::ReadResponseOnly,
                         (true, false) => Packet::ReadResponseFirst,
                         (false, false) => Packet::ReadResponseMiddle,

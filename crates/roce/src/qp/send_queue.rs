@@ -20,6 +20,8 @@ pub(super) struct Wqe {
     pub(super) length: u32,
     /// Each packet names its place ([`super::link::Link::is_in_parts`]).
     pub(super) in_parts: bool,
+    /// Packets that a READ request of it asks for, at most ([`super::link::Link::read_chunk`]).
+    pub(super) chunk: u32,
     /// It cannot be carried out; it fails when its turn to complete comes.
     pub(super) failed: Option<Status>,
 }
@@ -86,6 +88,10 @@ impl SendQueue {
         };
         self.queue.push_back(Wqe {
             in_parts: link.is_in_parts(&work, packets),
+            chunk: match work.operation.has_response() {
+                true => link.read_chunk(),
+                false => 1,
+            },
             work,
             first: Psn::default(),
             packets,

@@ -249,5 +249,7 @@ fn connect(node: &mut Node, config: &Config, index: usize, addresses: [IpAddr; 2
     if config.parts {
         node.qp.accept_parts();
         node.qp.send_parts();
+        // READs are asked for in chunks of two bursts.
+        node.qp.set_receive_budget(500_000);
     }
 }

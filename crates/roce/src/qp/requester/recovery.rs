@@ -44,7 +44,7 @@ impl Requester {
             if !self.answered.contains(psn) {
                 self.in_flight += cost(link, wqe, packet, packet + 1);
             }
-            if wqe.has_response() && packets_asked(link, wqe, packet) == 1 {
+            if wqe.has_response() && packets_asked(wqe, packet) == 1 {
                 self.reads.push_back(psn.next());
             }
             psn = psn.next();
@@ -73,10 +73,10 @@ impl Requester {
         let Some(wqe) = self.queue.get(index) else {
             return false;
         };
-        let most = packets_asked(link, wqe, packet);
+        let most = packets_asked(wqe, packet);
         // A READ that may never have arrived is asked for as it was the first time: the responder remembers how
         // long the request was that it executed, and answers only within that.
-        let may_be_new = packet % link.read_chunk() == 0 && self.acked.since(psn) <= 0;
+        let may_be_new = packet % wqe.chunk == 0 && self.acked.since(psn) <= 0;
         let lost = (1..most)
             .take_while(|&step| selective.is_lost(psn + step))
             .count() as u32
