@@ -47,7 +47,9 @@ impl Ground {
         if plan.operation.is_atomic() {
             access |= Access::REMOTE_ATOMIC;
         }
-        let region = domain.register(Memory::allocate(plan.memory()), access)?;
+        let memory = Memory::try_allocate(plan.memory())
+            .with_context(|| format!("there is no memory of {} bytes for this", plan.memory()))?;
+        let region = domain.register(memory, access)?;
         let queue = |_| domain.completion_queue(plan.queue_depth());
         Ok(Self {
             plan,

@@ -245,7 +245,7 @@ impl Control {
 }
 
 fn gone() -> anyhow::Error {
-    anyhow!("the peer is gone")
+    anyhow!("the peer is gone: it has ended, or does not answer")
 }
 
 /// What a device has counted.

@@ -298,7 +298,9 @@ mod tests {
     /// Around every length at which the way changes, at every alignment of either side, and nothing beside it.
     #[test]
     fn every_way_of_copying_is_exact() {
-        let source: Vec<u8> = (0..25_000_u32).map(|index| (index * 7 % 251) as u8).collect();
+        let source: Vec<u8> = (0..25_000_u32)
+            .map(|index| (index * 7 % 251) as u8)
+            .collect();
         let lengths = (0..420)
             .chain(2040..2060)
             .chain(4090..4100)
