@@ -28,7 +28,8 @@ impl Access {
     pub const LOCAL: Self = Self::empty();
 }
 
-/// Memory that peers may access at any time. A cheap handle; the region is deregistered with the last one.
+/// Memory that peers may access at any time. A cheap handle; the region is deregistered with the last one. Registering may
+/// have moved the memory; from then on it stays where it is.
 ///
 /// No reference to the bytes exists; what was read is a copy: validate the copy, since the peer may be writing.
 ///
@@ -196,6 +197,9 @@ impl MemoryRegion {
     }
 
     /// Ends the peers' access. When this returns no peer reads or writes the region any more, and its key is refused.
+    ///
+    /// Where peers had the memory mapped, its touched pages are copied by the kernel; its address stays, and no peer is
+    /// waited for. Dropping the last handle instead copies nothing.
     ///
     /// # Errors
     /// The region itself, revoked, if it is not the last handle to memory of our own: another clone or work in flight
