@@ -51,6 +51,12 @@ fn main() {
         if wanted("read-1m") {
             bandwidth("read-1m", 1 << 20, 4, Operation::Read);
         }
+        if wanted("loss") {
+            loss("write-64k", 64 << 10, 16, Operation::Write);
+            loss("write-1m", 1 << 20, 4, Operation::Write);
+            loss("read-64k", 64 << 10, 16, Operation::Read);
+            loss("read-1m", 1 << 20, 4, Operation::Read);
+        }
         if wanted("raw-small") {
             raw_stream(64 * 64, 64);
         }
@@ -84,10 +90,39 @@ struct Peer {
     output: BufReader<ChildStdout>,
 }
 
+/// How both processes open their devices.
+#[derive(Clone, Copy)]
+struct Setup {
+    faults: &'static str,
+    extensions: bool,
+}
+
+impl Setup {
+    const PLAIN: Self = Self {
+        faults: "",
+        extensions: true,
+    };
+
+    fn config(self) -> DeviceConfig {
+        DeviceConfig {
+            faults: self.faults.parse().unwrap(),
+            plain: !self.extensions,
+            ..DeviceConfig::default()
+        }
+    }
+}
+
 impl Peer {
     fn start(mode: &str) -> Self {
+        Self::start_with(mode, Setup::PLAIN)
+    }
+
+    fn start_with(mode: &str, setup: Setup) -> Self {
+        let extensions = if setup.extensions { "on" } else { "off" };
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["peer", mode])
+            .env("RINGMAIL_FAULTS", setup.faults)
+            .env("RINGMAIL_EXTENSIONS", extensions)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -114,7 +149,12 @@ impl Peer {
     }
 
     fn connect(&mut self) -> (Side, Remote) {
-        let side = Side::new(&DeviceConfig::default(), QpType::Rc, REGION);
+        self.connect_with(Setup::PLAIN)
+    }
+
+    fn connect_with(&mut self, setup: Setup) -> (Side, Remote) {
+        let config = setup.config().fresh();
+        let side = Side::new(&config, QpType::Rc, REGION);
         self.tell(&describe(&side));
         let (address, qpn, remote) = parse(&self.line());
         connect(&side, address, qpn, 1, 1);
@@ -172,7 +212,7 @@ fn peer(mode: &str) {
             }
         }
     }
-    let side = Side::new(&DeviceConfig::default(), QpType::Rc, REGION);
+    let side = Side::new(&DeviceConfig::from_env().unwrap(), QpType::Rc, REGION);
     println!("{}", describe(&side));
     let (address, qpn, remote) = parse(&next());
     connect(&side, address, qpn, 1, 1);
@@ -322,11 +362,28 @@ fn brief(side: &Side) -> String {
 fn bandwidth(name: &str, size: u32, depth: u64, operation: fn(Remote) -> Operation) {
     let mut peer = Peer::start("poll");
     let (side, remote) = peer.connect();
+    let gbit = stream(&side, remote, size, depth, operation, DURATION);
+    println!(
+        "{name:14} {gbit:.1} Gbit/s\n               {}\n               {}",
+        brief(&side),
+        peers_counts(&side, remote, &mut peer)
+    );
+}
+
+/// Gigabits a second that `depth` outstanding messages of `size` bytes move.
+fn stream(
+    side: &Side,
+    remote: Remote,
+    size: u32,
+    depth: u64,
+    operation: fn(Remote) -> Operation,
+    duration: Duration,
+) -> f64 {
     let slots = (REGION as u32 / size).min(depth as u32) as u64;
     let (mut posted, mut done) = (0u64, 0u64);
     let mut out = Vec::with_capacity(64);
     let start = Instant::now();
-    while start.elapsed() < DURATION {
+    while start.elapsed() < duration {
         while posted - done < depth {
             let offset = posted % slots * u64::from(size);
             let place = Remote {
@@ -336,15 +393,54 @@ fn bandwidth(name: &str, size: u32, depth: u64, operation: fn(Remote) -> Operati
             side.post(posted, operation(place), offset, size);
             posted += 1;
         }
-        done += poll(&side, &mut out);
+        done += poll(side, &mut out);
     }
-    let gbit = done as f64 * f64::from(size) * 8.0 / start.elapsed().as_secs_f64() / 1e9;
-    println!(
-        "{name:14} {gbit:.1} Gbit/s\n               {}\n               {}",
-        brief(&side),
-        peers_counts(&side, remote, &mut peer)
-    );
+    done as f64 * f64::from(size) * 8.0 / start.elapsed().as_secs_f64() / 1e9
 }
+
+/// What is kept of the goodput when one packet in a hundred is lost: slices without faults, with the machinery of
+/// faults but none, and with loss, taken in turn.
+fn loss(name: &str, size: u32, depth: u64, operation: fn(Remote) -> Operation) {
+    const NONE: &str = "loss=0.0000001%";
+    const SETUPS: [(&str, &str, bool); 5] = [
+        ("no faults", "", true),
+        ("loss 0, selective repeat", NONE, true),
+        ("loss 1 %, selective repeat", "loss=1%", true),
+        ("loss 0, go-back-N", NONE, false),
+        ("loss 1 %, go-back-N", "loss=1%", false),
+    ];
+    let mut figures = [(); SETUPS.len()].map(|()| Vec::new());
+    let mut brief_of = [(); SETUPS.len()].map(|()| String::new());
+    for _ in 0..SLICES {
+        for (index, (_, faults, extensions)) in SETUPS.into_iter().enumerate() {
+            let setup = Setup { faults, extensions };
+            let mut peer = Peer::start_with("poll", setup);
+            let (side, remote) = peer.connect_with(setup);
+            figures[index].push(stream(&side, remote, size, depth, operation, SLICE));
+            brief_of[index] = brief(&side);
+        }
+    }
+    for (index, (what, ..)) in SETUPS.into_iter().enumerate() {
+        let lossless = if what.ends_with("go-back-N") { 3 } else { 1 };
+        let (gbit, base) = (median(&figures[index]), median(&figures[lossless]));
+        println!(
+            "loss {name:10} {what:28} {gbit:6.1} Gbit/s {:5.2}   {:.1?}\n               {}",
+            gbit / base,
+            figures[index],
+            brief_of[index]
+        );
+    }
+}
+
+fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// Slices of each kind, and how long one takes.
+const SLICES: usize = 5;
+const SLICE: Duration = Duration::from_millis(200);
 
 fn rate(name: &str, size: u32, depth: u64) {
     let mut peer = Peer::start("poll");
