@@ -33,12 +33,17 @@ impl PsnSet {
         self.words[word] & bit != 0
     }
 
+    // Both compare the word before and after. Asking for the bit and then setting it lost count in optimised builds of
+    // rustc 1.95, where the two were merged: `tests/goodput.rs` fails on that under `--release`.
+
     /// Whether it was new.
     #[inline]
     pub(crate) fn insert(&mut self, psn: Psn) -> bool {
         let (word, bit) = place(psn);
-        let new = self.words[word] & bit == 0;
-        self.words[word] |= bit;
+        let before = self.words[word];
+        let after = before | bit;
+        self.words[word] = after;
+        let new = after != before;
         self.len += u32::from(new);
         new
     }
@@ -47,8 +52,10 @@ impl PsnSet {
     #[inline]
     pub(crate) fn remove(&mut self, psn: Psn) -> bool {
         let (word, bit) = place(psn);
-        let there = self.words[word] & bit != 0;
-        self.words[word] &= !bit;
+        let before = self.words[word];
+        let after = before & !bit;
+        self.words[word] = after;
+        let there = after != before;
         self.len -= u32::from(there);
         there
     }
