@@ -51,11 +51,15 @@ fn main() {
         if wanted("read-1m") {
             bandwidth("read-1m", 1 << 20, 4, Operation::Read);
         }
-        if wanted("loss") {
-            loss("write-64k", 64 << 10, 16, Operation::Write);
-            loss("write-1m", 1 << 20, 4, Operation::Write);
-            loss("read-64k", 64 << 10, 16, Operation::Read);
-            loss("read-1m", 1 << 20, 4, Operation::Read);
+        for (name, size, depth, operation) in [
+            ("loss-write-64k", 64 << 10, 16, WRITE),
+            ("loss-write-1m", 1 << 20, 4, WRITE),
+            ("loss-read-64k", 64 << 10, 16, READ),
+            ("loss-read-1m", 1 << 20, 4, READ),
+        ] {
+            if wanted(name) {
+                loss(name, size, depth, operation);
+            }
         }
         if wanted("raw-small") {
             raw_stream(64 * 64, 64);
@@ -66,6 +70,8 @@ fn main() {
     }
 }
 
+const WRITE: fn(Remote) -> Operation = Operation::Write;
+const READ: fn(Remote) -> Operation = Operation::Read;
 const REGION: usize = 8 << 20;
 
 fn rounds() -> usize {
@@ -424,7 +430,7 @@ fn loss(name: &str, size: u32, depth: u64, operation: fn(Remote) -> Operation) {
         let lossless = if what.ends_with("go-back-N") { 3 } else { 1 };
         let (gbit, base) = (median(&figures[index]), median(&figures[lossless]));
         println!(
-            "loss {name:10} {what:28} {gbit:6.1} Gbit/s {:5.2}   {:.1?}\n               {}",
+            "{name:14} {what:28} {gbit:6.1} Gbit/s {:5.2}   {:.1?}\n               {}",
             gbit / base,
             figures[index],
             brief_of[index]

@@ -25,6 +25,9 @@ const BURST: f64 = 61_440.0;
 /// Queueing that is taken for scheduling rather than congestion.
 const TOLERANCE: Duration = Duration::from_micros(200);
 
+/// The same while packets are lost: a few bursts.
+const QUEUE_UNDER_LOSS: Duration = Duration::from_micros(30);
+
 /// The least that a peer gets to answer. A question too many costs one packet.
 const SHORTEST_PROBE: Duration = Duration::from_micros(100);
 
@@ -116,7 +119,7 @@ impl Congestion {
         if !self.delay_based {
             return;
         }
-        match self.excess() {
+        match self.excess(self.target()) {
             Some(excess) => self.shrink(now, excess),
             None => {
                 let growth = BURST * (f64::from(acked) / self.window).min(1.0);
@@ -125,12 +128,14 @@ impl Congestion {
         }
     }
 
-    /// Something was lost. Only a loss that comes with delay is congestion.
+    /// Something was lost. Only a loss that comes with delay is congestion; and a queue in front of the peer is what a
+    /// repetition has to wait in, so under loss less of one is tolerated.
     pub(super) fn on_loss(&mut self, now: Instant) {
-        if self.delay_based
-            && let Some(excess) = self.excess()
-        {
-            self.shrink(now, excess);
+        if self.delay_based {
+            let target = self.fastest.min(Duration::from_secs(1)) * 2 + QUEUE_UNDER_LOSS;
+            if let Some(excess) = self.excess(target) {
+                self.shrink(now, excess);
+            }
         }
     }
 
@@ -146,9 +151,9 @@ impl Congestion {
         }
     }
 
-    /// By what share the newest round trip asks the window to shrink; `None` while it is within the target.
-    fn excess(&self) -> Option<f64> {
-        let over = self.latest.checked_sub(self.target())?;
+    /// By what share the newest round trip asks the window to shrink; `None` while it is within `target`.
+    fn excess(&self, target: Duration) -> Option<f64> {
+        let over = self.latest.checked_sub(target)?;
         Some(0.8 * over.as_secs_f64() / self.latest.as_secs_f64())
     }
 

@@ -16,6 +16,9 @@ pub(super) const REACH: u32 = 512;
 /// Most payload that waits, in bytes: what the peer sends ahead of a gap fits, as it goes no farther than a report reaches.
 const MOST_HELD: usize = 1 << 20;
 
+/// Most buffers kept for the next gap. Where losses are many, asking the allocator for each packet costs more than the packet.
+const MOST_SPARE: usize = 64;
+
 #[derive(Debug)]
 pub(super) struct Reorder {
     arrived: PsnSet,
@@ -23,12 +26,14 @@ pub(super) struct Reorder {
     /// By the low bits of the PSN, of which no two alike lie within reach.
     held: BTreeMap<u32, Held>,
     held_bytes: usize,
+    /// Buffers of packets that have waited, for the next ones.
+    spare: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) headers: Headers,
-    pub(super) payload: Box<[u8]>,
+    pub(super) payload: Vec<u8>,
 }
 
 impl Reorder {
@@ -38,6 +43,7 @@ impl Reorder {
             placed: PsnSet::new(),
             held: BTreeMap::new(),
             held_bytes: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -62,13 +68,16 @@ impl Reorder {
         }
         let psn = headers.bth.psn;
         self.held_bytes += payload.len();
-        self.held.insert(
-            psn.value(),
-            Held {
-                headers: *headers,
-                payload: payload.into(),
-            },
-        );
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.extend_from_slice(payload);
+        let held = Held {
+            headers: *headers,
+            payload: copy,
+        };
+        if let Some(other) = self.held.insert(psn.value(), held) {
+            self.held_bytes -= other.payload.len();
+            self.reuse(other);
+        }
         for psn in (0..count).map(|step| psn + step) {
             self.arrived.insert(psn);
         }
@@ -90,12 +99,23 @@ impl Reorder {
         Some(held)
     }
 
+    /// A packet that waited was dealt with.
+    pub(super) fn reuse(&mut self, held: Held) {
+        if self.spare.len() < MOST_SPARE {
+            let mut buffer = held.payload;
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
     /// The turn has moved on from `from` to `to`.
     pub(super) fn forget(&mut self, from: Psn, to: Psn) {
         for psn in (0..to.since(from).clamp(0, REACH as i32) as u32).map(|step| from + step) {
             if self.arrived.remove(psn) {
                 self.placed.remove(psn);
-                self.take_held(psn);
+                if let Some(held) = self.take_held(psn) {
+                    self.reuse(held);
+                }
             }
         }
     }

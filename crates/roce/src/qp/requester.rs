@@ -178,7 +178,9 @@ impl Requester {
     /// Whether [`Requester::transmit`] might have something to send.
     #[inline]
     pub(super) fn has_work(&self) -> bool {
-        self.not_ready_until.is_none() && (self.cursor.index < self.queue.len() || self.has_lost())
+        let has_packets = self.cursor.index < self.queue.len() || self.has_lost();
+        let lacks_timer = self.timer.is_none() && self.una != self.high;
+        self.not_ready_until.is_none() && (has_packets || lacks_timer)
     }
 
     fn has_lost(&self) -> bool {
@@ -253,10 +255,11 @@ impl Requester {
             return false;
         }
         let end = psn + count;
-        if wqe.has_response() {
+        let has_response = wqe.has_response();
+        if has_response {
             self.reads.push_back(end);
         }
-        if ack_request || wqe.has_response() {
+        if ack_request || has_response {
             self.asked = end;
         }
         self.cursor = if ends {
@@ -274,7 +277,7 @@ impl Requester {
         self.next = end;
         if end.since(self.high) > 0 {
             self.high = end;
-            if self.timed.is_none() && ack_request {
+            if self.timed.is_none() && (ack_request || has_response) {
                 self.timed = Some((psn, now));
             }
         } else {

@@ -483,10 +483,12 @@ impl Responder {
                 self.reply_due = now;
                 self.hold.on_urgent();
             } else if let Some(held) = reorder.take_held(self.expected) {
-                let Some(packet) = held.headers.bth.opcode.operation() else {
-                    continue;
-                };
-                self.in_order(now, link, packet, &held.headers, &held.payload, host)?;
+                if let Some(packet) = held.headers.bth.opcode.operation() {
+                    self.in_order(now, link, packet, &held.headers, &held.payload, host)?;
+                }
+                if let Some(reorder) = &mut self.reorder {
+                    reorder.reuse(held);
+                }
             } else {
                 return Ok(());
             }

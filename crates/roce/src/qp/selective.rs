@@ -175,6 +175,12 @@ impl Selective {
         !self.order.is_empty()
     }
 
+    /// Whether `psn` was sent again and nothing is known of it since.
+    #[inline]
+    pub(super) fn was_resent(&self, psn: Psn) -> bool {
+        self.resent.contains(psn)
+    }
+
     /// Whether something is missing that [`IN_ORDER`] would tell to be lost, and [`REORDER`] did not.
     pub(super) fn has_suspects(&self, acked: Psn, is_missing: impl Fn(Psn) -> bool) -> bool {
         let between = |from: Psn, to: Psn| (0..to.since(from).max(0) as u32).map(move |n| from + n);

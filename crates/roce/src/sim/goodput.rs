@@ -43,6 +43,12 @@ impl Costs {
         socket: 212_992,
     };
 
+    /// The same with all that root may have a socket hold.
+    pub const ROOMY: Self = Self {
+        socket: 8 << 20,
+        ..Self::LOOPBACK
+    };
+
     /// Two hosts on a local network of 10 Gbit/s.
     pub const NETWORK: Self = Self {
         delay: Duration::from_micros(40),

@@ -157,6 +157,124 @@ fn selective_repeat_sends_only_what_is_missing() {
     assert_eq!(packets(&world, 0).len(), 20 + 1);
 }
 
+/// A world of software peers, and the virtual time in which `ids` writes or reads of `length` bytes complete after
+/// `censor` decided what is lost. Without a measured round trip the first probe comes after 4 ms.
+fn time_to_recover(
+    operation: Operation,
+    ids: std::ops::Range<u64>,
+    length: u32,
+    censor: impl FnMut(usize, &ringmail_roce::wire::Headers, usize) -> bool + 'static,
+) -> (Duration, u64) {
+    let mut world = world(Config {
+        extensions: true,
+        timeout: Some(Duration::from_millis(134)),
+        max_rd_atomic: 16,
+        ..Config::default()
+    });
+    lose(&mut world, censor);
+    let before = world.now;
+    let count = ids.clone().count();
+    for id in ids {
+        post(&mut world, work(id, operation, length));
+    }
+    run(&mut world);
+    assert_eq!(sent(&world).len(), count);
+    assert!(sent(&world).iter().all(|done| done.1 == Status::Success));
+    (
+        world.now - before,
+        world.nodes[0].qp.counters().retransmitted,
+    )
+}
+
+#[test]
+fn a_repetition_that_was_lost_is_told_by_what_was_sent_after_it() {
+    let mut first = None;
+    let (took, again) = time_to_recover(
+        Operation::Write(at(0)),
+        0..40,
+        8_000,
+        move |_, headers, lost| {
+            let is_it = headers.bth.opcode == Opcode::Rc(Packet::WriteMiddle)
+                && *first.get_or_insert(headers.bth.psn) == headers.bth.psn;
+            is_it && lost < 3
+        },
+    );
+    assert!(took < Duration::from_millis(1), "{took:?}");
+    assert!(again <= 4, "{again}");
+}
+
+#[test]
+fn a_lost_read_request_is_told_by_the_next_request() {
+    let (took, again) =
+        time_to_recover(Operation::Read(at(0)), 0..3, 20_000, |_, headers, lost| {
+            headers.bth.opcode == Opcode::Rc(Packet::ReadRequest) && lost == 0
+        });
+    assert!(took < Duration::from_millis(1), "{took:?}");
+    assert_eq!(again, 1);
+}
+
+#[test]
+fn lost_responses_are_told_by_later_ones_and_asked_for_alone() {
+    let (took, again) =
+        time_to_recover(Operation::Read(at(0)), 0..3, 20_000, |_, headers, lost| {
+            headers.bth.opcode == Opcode::Rc(Packet::ReadResponseMiddle) && lost < 2
+        });
+    assert!(took < Duration::from_millis(1), "{took:?}");
+    assert_eq!(again, 1, "both with one request");
+}
+
+#[test]
+fn a_last_packet_that_was_lost_is_asked_about_after_two_round_trips() {
+    let mut world = world(Config {
+        extensions: true,
+        timeout: Some(Duration::from_millis(134)),
+        ..Config::default()
+    });
+    post(&mut world, work(0, Operation::Write(at(0)), 8));
+    run(&mut world);
+    for kind in [Packet::WriteLast, Packet::WriteOnly] {
+        let before = world.now;
+        lose_first(&mut world, 0, kind);
+        let length = if kind == Packet::WriteOnly { 8 } else { 3_000 };
+        post(&mut world, work(1, Operation::Write(at(0)), length));
+        run(&mut world);
+        let took = world.now - before;
+        assert!(took < Duration::from_micros(300), "{kind:?}: {took:?}");
+    }
+    assert_eq!(sent(&world).len(), 3);
+}
+
+#[test]
+fn a_software_peer_that_stands_still_for_three_seconds_keeps_its_connection() {
+    for operation in [Operation::Write(at(0)), Operation::Read(at(0))] {
+        let mut world = world(Config {
+            extensions: true,
+            timeout: Some(Duration::from_millis(134)),
+            retry_count: Retries::Limited(7),
+            ..Config::default()
+        });
+        post(&mut world, work(0, operation, 20_000));
+        run(&mut world);
+        lose(&mut world, |from, _, _| from == 1);
+        let before = world.now;
+        post(&mut world, work(1, operation, 20_000));
+        world.flush(0);
+        while world.now - before < Duration::from_secs(3) {
+            let moment = world.next_moment().expect("somebody waits");
+            world.advance_to(moment);
+        }
+        world.censor = None;
+        run(&mut world);
+        assert_eq!(
+            sent(&world),
+            [(0, Status::Success), (1, Status::Success)],
+            "{operation:?}"
+        );
+        let again = world.nodes[0].qp.counters().retransmitted;
+        assert!(again < 60, "{operation:?}: asked {again} times");
+    }
+}
+
 #[test]
 fn a_long_path_is_learned_and_nothing_is_sent_again_on_it() {
     // The first guess at the round trip was too short for any path of more than a few milliseconds, and as everything was sent

@@ -50,6 +50,8 @@ impl Requester {
             psn = psn.next();
         }
         self.give_up_from(link, going_back);
+        // A stranger's patience is the local ACK timeout.
+        self.timer = None;
     }
 
     /// How far the next packet may be from the oldest. With a gap no farther than the peer can tell of.
@@ -139,6 +141,7 @@ impl Requester {
         };
         let (queue, in_flight) = (&self.queue, &mut self.in_flight);
         let mut is_news = false;
+        let mut newest = None;
         let from = if self.acked.since(self.una) > 0 {
             self.acked
         } else {
@@ -146,6 +149,7 @@ impl Requester {
         };
         selective.note(sack, from, self.high, |psn, was_lost| {
             is_news = true;
+            newest = Some(psn);
             let (cost, has_response) = weigh(queue, link, psn);
             match (has_response, was_lost) {
                 // Of a READ only the request arrived: its responses are still to come.
@@ -155,9 +159,8 @@ impl Requester {
             }
         });
         if is_news {
-            let has_timed = |(timed, _)| sack.has(timed);
-            if self.timed.is_some_and(has_timed) {
-                self.measure(now);
+            if let Some(newest) = newest {
+                self.measure_by(now, newest);
             }
             self.arm(now, link);
         }
@@ -174,11 +177,19 @@ impl Requester {
             self.in_flight = self.in_flight.saturating_sub(cost);
         }
         self.acked_since = self.acked_since.saturating_add(cost);
-        if self.timed.is_some_and(|(timed, _)| timed == psn) {
-            self.measure(now);
-        }
+        self.measure_by(now, psn);
         if psn != self.una {
             self.arm(now, link);
+        }
+    }
+
+    /// What was first sent with `psn` has arrived: if the timed packet was sent no later, as long as this took is a round trip.
+    /// Waiting for that very packet, which may be lost, would measure recovery.
+    #[inline]
+    fn measure_by(&mut self, now: Instant, psn: Psn) {
+        let was_resent = self.selective.as_ref().is_some_and(|s| s.was_resent(psn));
+        if !was_resent && self.timed.is_some_and(|(timed, _)| psn.since(timed) >= 0) {
+            self.measure(now);
         }
     }
 
