@@ -1,7 +1,8 @@
 //! How close does the device come to the sockets beneath it? Two processes on one host, pinned to two cores, both
 //! polling; the raw sockets' figures are taken in the same run.
 //!
-//! `cargo bench -p ringmail-rnic --bench two_processes [-- FILTER]`
+//! `cargo bench -p ringmail-rnic --bench two_processes [-- FILTER]`; `ROUNDS` and `BUFFER` (bytes of socket buffer) in the
+//! environment.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -73,6 +74,14 @@ fn main() {
 const WRITE: fn(Remote) -> Operation = Operation::Write;
 const READ: fn(Remote) -> Operation = Operation::Read;
 const REGION: usize = 8 << 20;
+
+/// `BUFFER=0` takes the system's default of socket buffer, another number asks for so many bytes.
+fn with_buffer(config: DeviceConfig) -> DeviceConfig {
+    let buffer = std::env::var("BUFFER")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    DeviceConfig { buffer, ..config }
+}
 
 fn rounds() -> usize {
     std::env::var("ROUNDS")
@@ -159,7 +168,7 @@ impl Peer {
     }
 
     fn connect_with(&mut self, setup: Setup) -> (Side, Remote) {
-        let config = setup.config().fresh();
+        let config = with_buffer(setup.config().fresh());
         let side = Side::new(&config, QpType::Rc, REGION);
         self.tell(&describe(&side));
         let (address, qpn, remote) = parse(&self.line());
@@ -218,7 +227,11 @@ fn peer(mode: &str) {
             }
         }
     }
-    let side = Side::new(&DeviceConfig::from_env().unwrap(), QpType::Rc, REGION);
+    let side = Side::new(
+        &with_buffer(DeviceConfig::from_env().unwrap()),
+        QpType::Rc,
+        REGION,
+    );
     println!("{}", describe(&side));
     let (address, qpn, remote) = parse(&next());
     connect(&side, address, qpn, 1, 1);
