@@ -14,7 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ringmail_rnic::DeviceConfig;
-use roce::verbs::{Operation, QpType, Remote, SendFlags, SendWork, Status};
+use roce::verbs::{CompletionKind, Operation, QpType, Remote, SendFlags, SendWork, Status};
 use roce::wire::{Key, Qpn};
 use support::{Side, connect, work};
 
@@ -39,6 +39,15 @@ fn main() {
         }
         if wanted("write-latency") {
             write_latency();
+        }
+        if wanted("send-latency") {
+            send_latency();
+        }
+        if wanted("ack-latency") {
+            ack_latency("ack-latency", "poll", TRIPS);
+        }
+        if wanted("spin-latency") {
+            ack_latency("spin-latency", "spin", TRIPS / 20);
         }
         if wanted("raw-stream") {
             raw_stream(61_680, 4112);
@@ -244,6 +253,27 @@ fn peer(mode: &str) {
                 println!("{}", brief(&side));
             }
         },
+        // A target that waits for memory and makes no call: the helper does everything.
+        "spin" => loop {
+            std::hint::spin_loop();
+            if side.mr.memory().load_u64(REGION - 8).unwrap() == END {
+                side.mr.memory().store_u64(REGION - 8, 0).unwrap();
+                println!("{}", brief(&side));
+            }
+        },
+        "echo-send" => {
+            for wr_id in 0..SENDS {
+                side.post_recv(wr_id, 64 * wr_id, 64);
+            }
+            loop {
+                if let Some(done) = side.cq.poll_one().unwrap()
+                    && done.kind == CompletionKind::Recv
+                {
+                    side.post_recv(done.wr_id, 64 * done.wr_id, 64);
+                    side.post(done.wr_id, Operation::Send, 64 * done.wr_id, done.byte_len);
+                }
+            }
+        }
         "echo" => {
             let mut seen = 0;
             loop {
@@ -279,6 +309,8 @@ fn percentiles(name: &str, mut nanos: Vec<u64>) {
 }
 
 const TRIPS: usize = 100_000;
+/// Receives that are posted for an exchange of messages.
+const SENDS: u64 = 64;
 /// Written to the end of the peer's region: it then tells what it counted.
 const END: u64 = 0x0E0E_0E0E_0E0E_0E0E;
 
@@ -340,6 +372,48 @@ fn write_latency() {
         times.push(start.elapsed().as_nanos() as u64);
     }
     percentiles("write-latency", times);
+    println!("               {:?}", brief(&side));
+}
+
+/// A message and its answer, every send reported.
+fn send_latency() {
+    let mut peer = Peer::start("echo-send");
+    let (side, _) = peer.connect();
+    let mut times = Vec::with_capacity(TRIPS);
+    for wr_id in 0..SENDS {
+        side.post_recv(wr_id, 64 * wr_id, 64);
+    }
+    for trip in 0..TRIPS as u64 {
+        let start = Instant::now();
+        side.post(trip, Operation::Send, REGION as u64 / 2, 8);
+        loop {
+            let Some(done) = side.cq.poll_one().unwrap() else {
+                continue;
+            };
+            assert_eq!(done.status, Status::Success);
+            if done.kind == CompletionKind::Recv {
+                side.post_recv(done.wr_id, 64 * done.wr_id, 64);
+                break;
+            }
+        }
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    percentiles("send-latency", times);
+    println!("               {:?}", brief(&side));
+}
+
+/// A write and its acknowledgement, with nothing else for it to ride with.
+fn ack_latency(name: &str, mode: &str, trips: usize) {
+    let mut peer = Peer::start(mode);
+    let (side, remote) = peer.connect();
+    let mut times = Vec::with_capacity(trips);
+    for trip in 0..trips as u64 {
+        let start = Instant::now();
+        side.post(trip, Operation::Write(remote), 0, 8);
+        while side.cq.poll_one().unwrap().is_none() {}
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    percentiles(name, times);
     println!("               {:?}", brief(&side));
 }
 
