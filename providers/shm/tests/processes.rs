@@ -7,11 +7,12 @@ use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fabric::{
-    Access, Address, CompletionQueue, Domain, Endpoint, EndpointKind, Event, Listener, Memory,
-    Registry, RemoteRegion, Segment, Status, Work,
+    Access, Address, Completion, CompletionQueue, Domain, Endpoint, EndpointKind, Event, Listener,
+    Memory, Registry, RemoteRegion, Segment, Status, Work,
 };
 use ringmail_shm::Shm;
 
@@ -44,6 +45,7 @@ struct Traffic {
     outstanding: HashSet<u64>,
     receives: usize,
     sends: usize,
+    failures: usize,
 }
 
 impl Traffic {
@@ -59,6 +61,7 @@ impl Traffic {
             outstanding: HashSet::new(),
             receives: 0,
             sends: 0,
+            failures: 0,
         }
     }
 
@@ -85,7 +88,7 @@ impl Traffic {
             self.sends += 1;
         }
         while let Some(done) = self.cq.poll_one() {
-            self.end(done.context, done.opcode.is_receive());
+            self.end(&done);
         }
     }
 
@@ -95,23 +98,26 @@ impl Traffic {
         self.endpoint.post_one(work).expect("there is room");
     }
 
-    fn end(&mut self, context: u64, is_receive: bool) {
+    fn end(&mut self, done: &Completion) {
+        let context = done.context;
         assert!(
             self.outstanding.remove(&context),
             "{context} is reported once"
         );
-        *if is_receive {
+        let receive = done.opcode.is_receive();
+        *if receive {
             &mut self.receives
         } else {
             &mut self.sends
         } -= 1;
+        self.failures += usize::from(!done.status.is_success());
     }
 
     /// The peer is dead: all that is outstanding ends, and the endpoint says so.
     fn finish(mut self) {
         while !self.outstanding.is_empty() {
             let done = self.cq.next(PATIENCE).expect("all work ends");
-            self.end(done.context, done.opcode.is_receive());
+            self.end(&done);
         }
         let event = self.endpoint.events().wait(PATIENCE);
         assert!(
@@ -217,8 +223,71 @@ fn the_peer() {
                 traffic.step();
             }
         }
+        "vandal" => vandalise(&mut traffic, u64::from(number)),
         "fill" => fill(&traffic),
         other => panic!("no role is called {other}"),
+    }
+}
+
+/// Writes nonsense into all memory that it shares, between bits of honest traffic, until it is killed.
+fn vandalise(traffic: &mut Traffic, seed: u64) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let shared: Vec<(usize, usize)> = maps
+        .lines()
+        .filter(|line| line.contains("rw-s") && line.contains("memfd:"))
+        .filter_map(|line| line.split(' ').next()?.split_once('-'))
+        .map(|(start, end)| {
+            let parse = |address| usize::from_str_radix(address, 16).unwrap();
+            (parse(start), parse(end))
+        })
+        .collect();
+    assert!(!shared.is_empty(), "a connection shares memory");
+    let mut random = Random(seed);
+    let place = |random: &mut Random| {
+        let (start, end) = shared[random.below(shared.len())];
+        // Mostly at the beginning, where the rings are.
+        let words = (end - start) / 8;
+        let words = if random.below(4) == 0 {
+            words
+        } else {
+            words.min(2048)
+        };
+        let address = start + random.below(words) * 8;
+        // SAFETY: an aligned word of a shared mapping of this process, which is here to do harm to another.
+        unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(address)) }
+    };
+    loop {
+        // This side may find the connection broken by now; the other must go on.
+        if traffic.endpoint.events().wait(Duration::ZERO).is_none() {
+            traffic.step();
+        }
+        for _ in 0..random.below(64) {
+            let word = place(&mut random);
+            let value = match random.below(4) {
+                0 => random.next(),
+                1 => word.load(Ordering::Relaxed) ^ 1 << random.below(64),
+                2 => word
+                    .load(Ordering::Relaxed)
+                    .wrapping_add(random.below(3) as u64),
+                _ => place(&mut random).load(Ordering::Relaxed),
+            };
+            word.store(value, Ordering::Release);
+        }
+    }
+}
+
+/// Numbers from a seed (Knuth's constants), so that a failure can be repeated.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        let next = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = next.wrapping_add(1_442_695_040_888_963_407);
+        self.0 ^ self.0 >> 33
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() >> 33) as usize % limit
     }
 }
 
@@ -271,14 +340,7 @@ fn a_peer_killed_at_any_point_harms_nobody() {
     let kills = std::env::var(KILLS).map_or(100, |kills| kills.parse().unwrap());
     let domain = open();
     let listener = domain.listen("").unwrap();
-    // A generator of its own (Knuth's constants), so that a failure can be repeated.
-    let mut state = 1_u64;
-    let mut random = |below: u64| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) % below
-    };
+    let mut random = Random(1);
     let mut before = (0, 0);
     let mut connected = 0;
     for number in 0..kills {
@@ -287,13 +349,13 @@ fn a_peer_killed_at_any_point_harms_nobody() {
         // Every fourth dies while it starts or connects, the others in traffic.
         let early = number % 4 == 3;
         let patience = if early {
-            Duration::from_micros(random(20_000))
+            Duration::from_micros(random.below(20_000) as u64)
         } else {
             PATIENCE
         };
         let traffic = accept(&domain, &listener, peer.number, patience);
         let traffic = traffic.map(|mut traffic| {
-            let until = Instant::now() + Duration::from_micros(random(3000));
+            let until = Instant::now() + Duration::from_micros(random.below(3000) as u64);
             while Instant::now() < until {
                 traffic.step();
             }
@@ -325,6 +387,37 @@ fn a_peer_killed_at_any_point_harms_nobody() {
         );
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_peer_that_writes_nonsense_breaks_only_its_own_connection() {
+    let domain = open();
+    let listener = domain.listen("").unwrap();
+    let mut broken = 0;
+    for number in 0..40 {
+        let region = expose(&domain, REGION);
+        let mut peer = Peer::start("vandal", number, &listener.address(), region.remote());
+        let mut traffic = accept(&domain, &listener, number, PATIENCE).expect("connects");
+        let until = Instant::now() + Duration::from_millis(20);
+        while Instant::now() < until {
+            traffic.step();
+        }
+        broken += usize::from(traffic.failures > 0);
+        peer.process.kill().unwrap();
+        peer.process.wait().unwrap();
+        traffic.finish();
+        region.revoke().expect("comes back");
+    }
+    assert!(broken > 5, "nonsense broke only {broken} of 40 connections");
+    // The rest of the process is as it was.
+    let region = expose(&domain, REGION);
+    let peer = Peer::start("storm", 1000, &listener.address(), region.remote());
+    let mut traffic = accept(&domain, &listener, 1000, PATIENCE).expect("connects");
+    while traffic.next < 5000 {
+        traffic.step();
+    }
+    drop(peer);
+    traffic.finish();
 }
 
 #[test]
