@@ -310,6 +310,20 @@ fn a_long_path_is_learned_and_nothing_is_sent_again_on_it() {
 }
 
 #[test]
+fn a_window_of_few_packets_is_never_full_of_packets_that_ask_for_nothing() {
+    // Every sixteenth packet asked for an acknowledgement: a smaller window ended in silence and a probe.
+    let mut world = world(Config {
+        extensions: true,
+        ..Config::default()
+    });
+    world.nodes[0].qp.use_extensions(1);
+    post(&mut world, work(1, Operation::Write(at(0)), 30_000));
+    run(&mut world);
+    assert_eq!(sent(&world), [(1, Status::Success)]);
+    assert_eq!(world.nodes[0].qp.counters().retransmitted, 0);
+}
+
+#[test]
 fn a_loss_before_both_sides_use_the_extensions_costs_no_timeout() {
     for extended in [0, 1] {
         let timeout = Duration::from_millis(500);
