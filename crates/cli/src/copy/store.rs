@@ -104,6 +104,18 @@ impl Store {
         self.start_job(destination, number, offset, buf, Some(sum));
     }
 
+    /// As [`Store::put`], but done when it returns: few blocks are not worth waking a thread.
+    pub(super) fn put_now(
+        destination: &Arc<dyn Destination>,
+        number: u64,
+        offset: u64,
+        buf: Buf,
+        sum: u32,
+    ) -> Stored {
+        let sum = destination.put(offset, &buf).map(|()| sum);
+        Stored { number, buf, sum }
+    }
+
     /// Has what is stored checksummed, as many bytes as `buf` has.
     pub(super) fn check(
         &mut self,

@@ -302,6 +302,10 @@ impl<'a> Transfer<'a> {
     fn reserve(&self) -> Result<(), Trouble> {
         let data = self.blocks.len() as u64 - self.finished;
         let bytes = (data * u64::from(self.block_len)).min(self.len);
+        if data <= FEW as u64 {
+            // Storing them tells as soon.
+            return Ok(());
+        }
         let reserved = self.destination.reserve(bytes);
         reserved.map_err(|error| Trouble::File(super::partial::refused(error, bytes)))
     }
@@ -416,6 +420,10 @@ impl<'a> Transfer<'a> {
                 let (start, _) = self.range(number);
                 // Now, as the bytes are in this core's cache. Nobody else writes them until they are stored.
                 let sum = crc32c::crc32c(&buf);
+                if self.blocks.len() <= FEW {
+                    let stored = Store::put_now(&self.destination, number, start, buf, sum);
+                    return self.stored(stored);
+                }
                 store.put(&self.destination, number, start, buf, sum);
             }
             Arrival::Reply(number, reply) => {
@@ -552,7 +560,8 @@ impl<'a> Transfer<'a> {
     fn whole(&self) -> u32 {
         let mut crc = 0;
         let mut zeros = 0;
-        let by_block = Shift::by(self.block_len as usize);
+        let many = self.blocks.len() > MANY;
+        let by_block = many.then(|| Shift::by(self.block_len as usize));
         for (number, block) in (0..).zip(&self.blocks) {
             let (_, len) = self.range(number);
             let Some(sum) = block.theirs else {
@@ -561,9 +570,9 @@ impl<'a> Transfer<'a> {
             };
             crc = crc32c::crc32c_combine(crc, of_zeros(zeros), zeros);
             zeros = 0;
-            crc = match len == self.block_len as usize {
-                true => by_block.apply(crc) ^ sum,
-                false => crc32c::crc32c_combine(crc, sum, len),
+            crc = match &by_block {
+                Some(by_block) if len == self.block_len as usize => by_block.apply(crc) ^ sum,
+                _ => crc32c::crc32c_combine(crc, sum, len),
             };
         }
         crc32c::crc32c_combine(crc, of_zeros(zeros), zeros)
@@ -621,6 +630,12 @@ const MAX_ASKED: usize = 3;
 
 /// Most blocks that wait to be stored before others are begun: they should be in the cache still when their turn comes.
 const BACKLOG: usize = 6;
+
+/// As many blocks are stored by the thread that read them.
+const FEW: usize = 2;
+
+/// From so many blocks on it pays to prepare how their checksums are put together.
+const MANY: usize = 64;
 
 /// How often a block may differ.
 const MAX_FAILURES: u8 = 4;
