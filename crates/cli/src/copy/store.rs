@@ -3,6 +3,7 @@
 //! Writing by calls is what makes a new file fast: pages that are written whole need not be zeroed first, as those
 //! of a mapping must.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -45,7 +46,9 @@ pub(super) trait Destination: Send + Sync {
 pub(super) struct Store {
     /// Taken to end the thread.
     jobs: Option<Sender<Job>>,
-    done: Receiver<Stored>,
+    done: Receiver<Vec<Stored>>,
+    /// Done, and not given back yet.
+    ready: VecDeque<Stored>,
     busy: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -78,8 +81,15 @@ impl Store {
         let thread = thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || {
-                for job in work {
-                    if ready.send(job.run()).is_err() {
+                while let Ok(job) = work.recv() {
+                    // Several at once: to wake who waits for them takes as long as to store a part of a block.
+                    let mut done = vec![job.run()];
+                    while done.len() < BATCH
+                        && let Ok(job) = work.try_recv()
+                    {
+                        done.push(job.run());
+                    }
+                    if ready.send(done).is_err() {
                         return;
                     }
                 }
@@ -87,6 +97,7 @@ impl Store {
         Ok(Self {
             jobs: Some(jobs),
             done,
+            ready: VecDeque::new(),
             busy: 0,
             thread: Some(thread),
         })
@@ -134,17 +145,22 @@ impl Store {
 
     /// A block that is done, if there is one.
     pub(super) fn poll(&mut self) -> Option<Stored> {
-        let stored = self.done.try_recv().ok()?;
+        if self.ready.is_empty() {
+            self.ready.extend(self.done.try_recv().ok()?);
+        }
         self.busy -= 1;
-        Some(stored)
+        self.ready.pop_front()
     }
 
     /// The next block that is done; none if there is none within `timeout`.
     pub(super) fn wait(&mut self, timeout: Duration) -> Option<Stored> {
+        if !self.ready.is_empty() {
+            return self.poll();
+        }
         match self.done.recv_timeout(timeout) {
-            Ok(stored) => {
-                self.busy -= 1;
-                Some(stored)
+            Ok(done) => {
+                self.ready.extend(done);
+                self.poll()
             }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => panic!("the thread that stores blocks panicked"),
@@ -271,6 +287,9 @@ impl Destination for Mutex<Vec<u8>> {
         self.put(offset, &vec![0; len as usize])
     }
 }
+
+/// Most blocks that are given back at once.
+const BATCH: usize = 3;
 
 #[cfg(test)]
 mod tests {
