@@ -22,6 +22,8 @@ mod ep;
 mod fork;
 #[cfg(target_os = "linux")]
 mod helper;
+#[cfg(all(test, target_os = "linux"))]
+mod hostile;
 #[cfg(target_os = "linux")]
 mod listener;
 #[cfg(target_os = "linux")]
