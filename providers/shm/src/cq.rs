@@ -26,7 +26,8 @@ pub(crate) struct Queue {
     state: Spin<State>,
     /// Written under the lock.
     polls: AtomicU64,
-    /// How many there were when the helper went to sleep on the bell.
+    /// How many there were when the helper last looked, and when it went to sleep on the bell.
+    polls_seen: AtomicU64,
     polls_before: AtomicU64,
     notify: Notify,
 }
@@ -58,6 +59,7 @@ impl Queue {
                 after: Vec::new(),
             }),
             polls: AtomicU64::new(0),
+            polls_seen: AtomicU64::new(0),
             polls_before: AtomicU64::new(0),
             notify: Notify::new(),
         });
@@ -108,9 +110,14 @@ impl Queue {
         })
     }
 
-    /// Counts polls: whether there is a habit of it tells who moves things along.
-    pub(crate) fn polls(&self) -> u64 {
+    fn polls(&self) -> u64 {
         self.polls.load(Ordering::Relaxed)
+    }
+
+    /// Whether a program polls in a loop: asked now and then by the helper.
+    pub(crate) fn is_polled(&self) -> bool {
+        let polls = self.polls();
+        polls - self.polls_seen.swap(polls, Ordering::Relaxed) >= HABIT
     }
 
     /// The helper goes to sleep on the bell.
@@ -301,7 +308,7 @@ impl Drop for Queue {
     }
 }
 
-/// So many polls since the helper went to sleep are a program that polls in a loop, not one that was woken and looks around.
+/// So many polls since the helper last looked, or went to sleep, are a program that polls in a loop, not one that was woken and looks around.
 const HABIT: u64 = 16;
 /// How long a wait looks for itself before it sleeps: about what waking up costs.
 const SPIN: Duration = Duration::from_micros(50);

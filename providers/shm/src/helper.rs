@@ -282,18 +282,19 @@ impl Node {
 
     fn run(self: Arc<Self>) {
         let mut events = Vec::with_capacity(EVENTS);
-        let mut seen = 0;
         let mut lease = SHORTEST_LEASE;
         while !self.stop.load(Ordering::SeqCst) {
             let queues = self.queues();
-            let polls: u64 = queues.iter().map(|queue| queue.polls()).sum();
             let is_recalled = self.recalled.swap(false, Ordering::SeqCst);
-            // A queue that is gone takes its polls with it.
-            let is_polled = polls.wrapping_sub(seen) >= HABIT && polls >= seen;
-            seen = polls;
-            if is_polled && !is_recalled {
-                drop(queues);
+            let (polled, idle): (Vec<_>, Vec<_>) =
+                queues.iter().partition(|queue| queue.is_polled());
+            if !polled.is_empty() && !is_recalled {
                 self.bell.set_sleeping(false);
+                // Nobody else moves these along.
+                for queue in idle {
+                    queue.drive();
+                }
+                drop(queues);
                 self.sleep(&mut events, Some(lease));
                 lease = (2 * lease).min(LONGEST_LEASE);
                 continue;
@@ -443,8 +444,6 @@ const FIRST: u64 = 2;
 /// A bit of the tokens of processes.
 const PROCESS: u64 = 1 << 63;
 const EVENTS: usize = 64;
-/// So many polls between two looks are a program that polls in a loop.
-const HABIT: u64 = 16;
 /// How long the helper stays away at first, and at most while polls keep coming.
 const SHORTEST_LEASE: Duration = Duration::from_micros(200);
 const LONGEST_LEASE: Duration = Duration::from_millis(2);

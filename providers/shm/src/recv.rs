@@ -174,7 +174,9 @@ impl RecvHalf {
                     }
                 }
                 Taken::Starved => {
-                    after.push(After::Impatient);
+                    if cell.flags >> RNR_SHIFT & 7 != 7 {
+                        after.push(After::Impatient);
+                    }
                     break;
                 }
                 Taken::Failed(status) => {

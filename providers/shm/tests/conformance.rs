@@ -56,3 +56,38 @@ impl Sut for Unlucky {
 instantiate!(fault_seed_1: Unlucky(1));
 instantiate!(fault_seed_2: Unlucky(2));
 instantiate!(fault_seed_3: Unlucky(3));
+
+/// Two queues in one domain, of which only one is polled: the other moves along all the same.
+#[test]
+fn a_queue_that_nobody_polls_moves_along_beside_one_that_is_polled() {
+    use fabric::{EndpointKind, Work};
+    use std::time::{Duration, Instant};
+
+    let patience = Duration::from_secs(20);
+    let (near, far) = (Domains.open().unwrap(), Domains.open().unwrap());
+    let (sent, received) = (
+        near.completion_queue(16).unwrap(),
+        far.completion_queue(16).unwrap(),
+    );
+    let polled = far.completion_queue(16).unwrap();
+    let sender = near.endpoint(EndpointKind::Msg, &sent).open().unwrap();
+    let receiver = far.endpoint(EndpointKind::Msg, &received).open().unwrap();
+    let listener = far.listen("").unwrap();
+    sender.start_connect(&listener.address(), b"").unwrap();
+    let request = listener.next(patience).unwrap();
+    request.accept(&receiver, b"").unwrap();
+    sender.wait_connected(patience).unwrap();
+    receiver
+        .post_one(Work::recv(1, fabric::Buf::zeroed(8)))
+        .unwrap();
+    sender
+        .post_one(Work::send(2, fabric::Buf::from(&b"message"[..])))
+        .unwrap();
+    let start = Instant::now();
+    // The receiver's program polls something else all the while.
+    while sent.poll_one().is_none() {
+        assert!(polled.poll_one().is_none());
+        assert!(start.elapsed() < patience, "nobody took the message");
+    }
+    assert_eq!(received.poll_one().map(|end| end.context), Some(1));
+}
