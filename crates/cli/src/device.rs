@@ -27,7 +27,7 @@ pub(crate) fn config(registry: &Registry, common: &Common) -> anyhow::Result<Con
         }
     }
     let options = [
-        ("provider", &common.provider),
+        (PROVIDER, &common.provider),
         ("faults", &common.faults),
         ("capture", &common.capture),
     ];
@@ -53,7 +53,14 @@ pub(crate) fn unknown_variables(config: &Config) -> Vec<(String, Option<String>)
 ///
 /// # Errors
 /// A host without an address.
-pub(crate) fn place_at(config: &mut Config, listen: &Address) -> anyhow::Result<Address> {
+pub(crate) fn place_at(
+    config: &mut Config,
+    registry: &Registry,
+    listen: &Address,
+) -> anyhow::Result<Address> {
+    if choose_named(config, registry, listen)? {
+        return Ok(listen.clone());
+    }
     let found = resolve(listen).with_context(|| format!("cannot listen at {listen}"))?;
     place(config, found.ip())?;
     Ok(found.to_string().into())
@@ -64,7 +71,14 @@ pub(crate) fn place_at(config: &mut Config, listen: &Address) -> anyhow::Result<
 ///
 /// # Errors
 /// A setting that cannot be set.
-pub(crate) fn place_towards(config: &mut Config, peer: &Address) -> anyhow::Result<()> {
+pub(crate) fn place_towards(
+    config: &mut Config,
+    registry: &Registry,
+    peer: &Address,
+) -> anyhow::Result<()> {
+    if choose_named(config, registry, peer)? {
+        return Ok(());
+    }
     let Ok(peer) = resolve(peer) else {
         return Ok(());
     };
@@ -85,12 +99,32 @@ pub(crate) fn place_towards(config: &mut Config, peer: &Address) -> anyhow::Resu
     }
 }
 
+/// Chooses the provider that an address names, as `shm:7471` does, unless the user has chosen. Answers whether it names one.
+fn choose_named(
+    config: &mut Config,
+    registry: &Registry,
+    address: &Address,
+) -> anyhow::Result<bool> {
+    let host = address.as_str().rsplit_once(':').map(|(host, _)| host);
+    let mut providers = registry.providers().iter();
+    let Some(named) = providers.find(|provider| host == Some(provider.name())) else {
+        return Ok(false);
+    };
+    set_if_open(config, PROVIDER, named.name())?;
+    Ok(true)
+}
+
 fn place(config: &mut Config, ip: IpAddr) -> anyhow::Result<()> {
+    set_if_open(config, ADDRESS, &ip.to_string())
+}
+
+/// Sets what nobody has set.
+fn set_if_open(config: &mut Config, name: &str, value: &str) -> anyhow::Result<()> {
     let is_open = config
         .rows()
-        .any(|(row, _, source)| row.name == ADDRESS && source == Source::Default);
+        .any(|(row, _, source)| row.name == name && source == Source::Default);
     if is_open {
-        config.set(ADDRESS, ip.to_string())?;
+        config.set(name, value)?;
     }
     Ok(())
 }
@@ -104,6 +138,8 @@ fn resolve(address: &Address) -> io::Result<SocketAddr> {
 
 /// The setting of a provider whose devices can be at several addresses.
 const ADDRESS: &str = "address";
+/// The setting that chooses the provider.
+const PROVIDER: &str = "provider";
 
 /// Opens the best device that meets the hints, or the one that was asked for.
 ///
@@ -119,14 +155,14 @@ pub(crate) fn open(registry: &Registry, config: &Config, hints: &Hints) -> anyho
         .open_selected(&selection, config)
         .with_context(|| format!("cannot open {}/{}", chosen.provider, chosen.device))
 }
+
 /// The environment in which another process makes the same choices on the same device's behalf.
 ///
 /// A capture is not among them: two processes cannot write one file, and ours sees both directions. Nor is an address,
 /// which is ours: the other has one of its own.
 pub(crate) fn environment(config: &Config, domain: &Domain) -> HashMap<String, String> {
     let said = config.rows().filter(|(row, _, source)| {
-        *source != Source::Default
-            && !matches!(row.name, "capture" | "config" | "provider" | ADDRESS)
+        *source != Source::Default && !matches!(row.name, "capture" | "config" | PROVIDER | ADDRESS)
     });
     let mut variables: HashMap<_, _> = said
         .map(|(row, value, _)| (row.environment(), value.to_owned()))
@@ -156,6 +192,14 @@ pub(crate) fn refused(domain: &Domain, refused: &Refused) -> fabric::Error {
             what: format!("what is needed here: {error}"),
         },
     }
+}
+
+/// A connection to where nobody listens.
+pub(crate) fn nobody(domain: &Domain, peer: &Address, command: &str) -> anyhow::Error {
+    let provider = domain.info().provider;
+    anyhow!(
+        "nobody answers at {peer} over {provider}: is `{command}` running there, over {provider} too?"
+    )
 }
 
 /// A connection that was refused, with the peer's reason if that is text.

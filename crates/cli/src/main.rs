@@ -17,7 +17,7 @@ mod serve;
 mod trace;
 mod url;
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -30,7 +30,8 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ringmail: {error:#}");
+            // Nobody may be reading, which is no reason to panic.
+            let _ = writeln!(io::stderr(), "ringmail: {error:#}");
             if error.is::<args::Usage>() {
                 return ExitCode::from(2);
             }

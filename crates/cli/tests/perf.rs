@@ -190,6 +190,43 @@ fn a_listener_serves_one_client_after_the_other() {
     }
 }
 
+#[test]
+fn the_address_that_a_listener_prints_is_enough_to_reach_it() {
+    for provider in networks() {
+        let (mut listener, address) = listen(provider);
+        let output = run([
+            "perf",
+            "--yield",
+            "--json",
+            "--op=write",
+            "--size=8",
+            "-n10",
+            "--connect",
+            &address,
+        ]);
+        assert!(output.status.success(), "{provider}: {}", stderr(&output));
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout).expect("a JSON list");
+        assert_eq!(rows[0]["provider"], provider);
+        listener.kill().unwrap();
+        listener.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_it_without_a_complaint() {
+    let mut child = ringmail()
+        .args(["--provider", "loopback", "perf", "--yield", "--warmup", "0"])
+        .args(["--op", "send,write", "--size", "8", "-n", "10"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
 /// A listener, and where it listens.
 fn listen(provider: &str) -> (Child, String) {
     let mut listener = ringmail()

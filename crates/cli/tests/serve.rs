@@ -100,7 +100,7 @@ fn a_copy_survives_the_death_of_its_server() {
         assert_fails(
             &scene.cp(provider, &["ringmail://127.0.0.2:1/file", "other"]),
             1,
-            "nobody serves at 127.0.0.2:1",
+            "nobody answers at 127.0.0.2:1 over",
         );
     }
 }
@@ -290,6 +290,22 @@ fn a_server_listens_where_it_is_asked_to() {
         // The port is ours unless it is said.
         let url = server.url().replace(":7471", "");
         scene.cp_json(provider, &[&url, "copy"]);
+        assert_eq!(scene.read("copy"), b"bytes");
+    }
+}
+
+#[test]
+fn the_url_that_a_server_prints_is_enough_to_copy_from_it() {
+    for provider in networks() {
+        let scene = Scene::new();
+        scene.write("file", b"bytes");
+        let server = Server::start(scene.ringmail(provider, &["serve", "file"]));
+        let output = ringmail()
+            .args(["cp", server.url(), "copy"])
+            .current_dir(scene.path("."))
+            .output()
+            .expect("the program starts");
+        assert!(output.status.success(), "{provider}: {}", stderr(&output));
         assert_eq!(scene.read("copy"), b"bytes");
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     let registry = ringmail::registry();
     let mut config = device::config(&registry, common)?;
     if let Location::Remote { server, .. } = &source {
-        device::place_towards(&mut config, server)?;
+        device::place_towards(&mut config, &registry, server)?;
     }
     let domain = device::open(&registry, &config, &Hints::default())?;
     let source = Source::find(source, &config, &domain)?;

@@ -113,9 +113,7 @@ impl Session {
                 return Err(device::rejected(server, &private_data));
             }
             Err(Error::Unreachable(_) | Error::TimedOut) => {
-                return Err(anyhow!(
-                    "nobody serves at {server}: is `ringmail serve` running there?"
-                ));
+                return Err(device::nobody(domain, server, "ringmail serve"));
             }
             Err(error) => return Err(error.into()),
         }

@@ -39,7 +39,7 @@ impl<'a> Client<'a> {
     pub(super) fn connect(domain: &'a Domain, peer: &'a mut Peer) -> anyhow::Result<Self> {
         let control = Control::new(domain)?;
         let hello = Purpose::Control.to_bytes(peer.token);
-        let accepted = connect(control.endpoint(), &peer.address, &hello)?;
+        let accepted = connect(domain, control.endpoint(), &peer.address, &hello)?;
         let session = accepted.first_chunk().context("the peer gave no number")?;
         Ok(Self {
             domain,
@@ -103,7 +103,7 @@ impl<'a> Client<'a> {
                 lane: u32::try_from(number).expect("there are fewer"),
             };
             let hello = purpose.to_bytes(self.peer.token);
-            connect(lane.endpoint(), &self.peer.address, &hello)
+            connect(self.domain, lane.endpoint(), &self.peer.address, &hello)
                 .with_context(|| format!("cannot connect queue pair {number}"))?;
             lanes.push(lane);
         }
@@ -175,12 +175,17 @@ impl<'a> Client<'a> {
     }
 }
 
-fn connect(endpoint: &fabric::Endpoint, to: &Address, hello: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn connect(
+    domain: &Domain,
+    endpoint: &fabric::Endpoint,
+    to: &Address,
+    hello: &[u8],
+) -> anyhow::Result<Vec<u8>> {
     match endpoint.connect(to, hello, CONNECT_TIMEOUT) {
         Ok(accepted) => Ok(accepted),
         Err(Error::Rejected { private_data }) => Err(device::rejected(to, &private_data)),
         Err(Error::Unreachable(_) | Error::TimedOut) => {
-            bail!("nobody answers at {to}: is `ringmail perf --listen` running there?")
+            Err(device::nobody(domain, to, "ringmail perf --listen"))
         }
         Err(error) => Err(error.into()),
     }

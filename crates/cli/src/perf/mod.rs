@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     let mut config = device::config(&registry, common)?;
     let host = arguments.connect.as_deref().map(url::with_port);
     if let Some(host) = &host {
-        device::place_towards(&mut config, host)?;
+        device::place_towards(&mut config, &registry, host)?;
     }
     let domain = device::open(&registry, &config, &Hints::default())?;
     for plan in &plans {
@@ -78,32 +78,70 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     };
     let scene = scene(&domain, &peer);
     let mut client = Client::connect(&domain, &mut peer)?;
-    let mut rows = Vec::new();
-    let mut out = io::stdout().lock();
-    let mut table = Table::new(arguments.verbose, arguments.histogram);
+    let mut output = Output::new(arguments, scene);
     for plan in plans {
         let measured = client.measure(plan, arguments.limit(), arguments.warm_up())?;
         let row = Row::new(domain.info().provider, &measured, arguments.histogram);
-        if arguments.csv {
-            if rows.is_empty() {
+        match output.print(row) {
+            // Whoever reads has enough: nothing more is measured.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            printed => printed?,
+        }
+    }
+    match output.finish() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What is printed, in the form that was asked for.
+struct Output<'a> {
+    arguments: &'a Arguments,
+    scene: String,
+    table: Table,
+    rows: Vec<Row>,
+}
+
+impl<'a> Output<'a> {
+    fn new(arguments: &'a Arguments, scene: String) -> Self {
+        Self {
+            arguments,
+            scene,
+            table: Table::new(arguments.verbose, arguments.histogram),
+            rows: Vec::new(),
+        }
+    }
+
+    fn print(&mut self, row: Row) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let is_first = self.rows.is_empty();
+        if self.arguments.csv {
+            if is_first {
                 writeln!(out, "{}", Row::CSV_HEADER)?;
             }
             writeln!(out, "{}", row.csv())?;
-        } else if !arguments.json {
-            if rows.is_empty() {
-                writeln!(out, "{scene}")?;
+        } else if !self.arguments.json {
+            if is_first {
+                writeln!(out, "{}", self.scene)?;
             }
-            table.print(&mut out, &row)?;
+            self.table.print(&mut out, &row)?;
         }
         out.flush()?;
-        rows.push(row);
+        self.rows.push(row);
+        Ok(())
     }
-    if arguments.json {
-        let rows = rows.iter().map(serde_json::to_string);
+
+    /// Prints what is printed as a whole.
+    fn finish(self) -> io::Result<()> {
+        if !self.arguments.json {
+            return Ok(());
+        }
+        let rows = self.rows.iter().map(serde_json::to_string);
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
-        writeln!(out, "[\n{}\n]", rows.join(",\n"))?;
+        writeln!(io::stdout().lock(), "[\n{}\n]", rows.join(",\n"))
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Who is measured.
@@ -123,7 +161,7 @@ fn serve(listen: Option<&str>, common: &Common) -> anyhow::Result<ExitCode> {
     let registry = ringmail::registry();
     let mut config = device::config(&registry, common)?;
     let listen = match listen {
-        Some(host) => device::place_at(&mut config, &url::with_port(host))?,
+        Some(host) => device::place_at(&mut config, &registry, &url::with_port(host))?,
         None => Address::ANY,
     };
     let domain = device::open(&registry, &config, &Hints::default())?;

@@ -17,7 +17,7 @@ use crate::args::Usage;
 /// as a whole. Bandwidth is measured with --depth outstanding.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Measure against `ringmail perf --listen` there; a process started for this if not given
+    /// Measure against `ringmail perf --listen` there, run with the same --provider, instead of a process started for this
     #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "listen")]
     pub(super) connect: Option<String>,
     /// Serve measurements to others at this address, or at any, until interrupted
@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// send, write, read, write_imm, fetch_add, compare_swap, several with commas, or all
     #[arg(short, long, value_name = "OPS", default_value = "send,write,read")]
     op: Operations,
-    /// Bytes of a message, such as 8, 64K, 1M, several with commas, or powers of two from..to [default: 8,64K]
+    /// Bytes of a message, such as 8, 64K, 1M, several with commas, or first..last doubling [default: 8,64K]
     #[arg(short, long, value_name = "SIZES")]
     size: Option<Sizes>,
     /// All powers of two from 1 byte to 64 MiB
@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
     /// Sleep until there is something, instead of polling
     #[arg(long)]
     wait: bool,
-    /// Cores to run on, of the client and of the process started for it, such as 0,1 or 0-1,2-3
+    /// Cores to run on, of the client and of the process started for it, such as 0,1 or 0-1,2-3 [default: any]
     #[arg(long, value_name = "CLIENT[,SERVER]")]
     pub(super) pin: Option<Pins>,
     /// Print a JSON list with an object for each measurement instead
@@ -258,6 +258,7 @@ fn bytes(text: &str) -> Result<usize, String> {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
         _ => return Err("expected bytes such as 8, 64K or 1M".to_owned()),
     };
     let number: usize = number
@@ -307,6 +308,8 @@ mod tests {
         for wrong in ["", "0", "65M", "8..4", "x", "1G", "99999999999999999999"] {
             assert!(sizes(wrong).is_err(), "{wrong}");
         }
+        let reason = sizes("1G").unwrap_err();
+        assert!(reason.contains("between 1 byte and 64 MiB"), "{reason}");
     }
 
     #[test]

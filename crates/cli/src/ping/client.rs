@@ -35,7 +35,7 @@ pub(super) fn measure(
             return Err(device::rejected(server, &private_data));
         }
         Err(Error::Unreachable(_) | Error::TimedOut) => {
-            bail!("nobody answers at {server}: is `ringmail ping --listen` running there?");
+            return Err(device::nobody(domain, server, "ringmail ping --listen"));
         }
         Err(error) => return Err(error.into()),
     };

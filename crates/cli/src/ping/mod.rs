@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     let registry = ringmail::registry();
     let mut config = device::config(&registry, common)?;
     if let Some(listen) = &arguments.listen {
-        let listen = device::place_at(&mut config, &url::with_port(listen))?;
+        let listen = device::place_at(&mut config, &registry, &url::with_port(listen))?;
         let domain = device::open(&registry, &config, &Hints::default())?;
         let echo = Echo::open(&domain, &listen, Token::default())?;
         println!("answering at {}", echo.address());
@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments, common: &Common) -> anyhow::Result<Exit
     }
     let host = arguments.host.as_deref().map(url::with_port);
     if let Some(host) = &host {
-        device::place_towards(&mut config, host)?;
+        device::place_towards(&mut config, &registry, host)?;
     }
     let domain = device::open(&registry, &config, &Hints::default())?;
     let (server, token, _responder) = match host {

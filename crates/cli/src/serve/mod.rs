@@ -80,7 +80,7 @@ fn open(arguments: &Arguments, common: &Common, token: Token) -> anyhow::Result<
     // The files first: whether they are there does not depend on any device.
     let roots = Server::roots(&arguments.paths)?;
     let listen = match &arguments.listen {
-        Some(listen) => device::place_at(&mut config, &url::with_port(listen))?,
+        Some(listen) => device::place_at(&mut config, &registry, &url::with_port(listen))?,
         None => Address::ANY,
     };
     let domain = device::open(&registry, &config, &Hints::default())?;
