@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
     /// Few and short samples, within three minutes instead of fifteen
     #[arg(long, conflicts_with = "bench")]
     quick: bool,
-    /// Only contestants whose name contains this; may be repeated
+    /// Only contestants whose name contains this, such as latency/ or shm; may be repeated
     #[arg(long, value_name = "PATTERN", conflicts_with = "bench")]
     only: Vec<String>,
     /// Times that each contestant is measured
@@ -107,7 +107,14 @@ fn compare(arguments: &Arguments) -> Result<Results> {
     let mut groups = contest::groups();
     select(&mut groups, &arguments.only);
     if groups.is_empty() {
-        bail!("no contestant has such a name");
+        let names: Vec<_> = contest::groups()
+            .into_iter()
+            .map(|group| group.name)
+            .collect();
+        bail!(
+            "no contestant's name contains that: they are GROUP/WHO/WHAT, and the groups {}",
+            names.join(", ")
+        );
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if cores < 2 {
