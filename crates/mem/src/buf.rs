@@ -76,6 +76,24 @@ impl Buf {
         self.memory
     }
 
+    /// The handle to the bytes, for a device that works on them where they are.
+    ///
+    /// # Safety
+    /// - What is reached through it, or a clone of it, is touched only while the `Buf` is owned by an operation in flight,
+    ///   when nobody can name its slice.
+    #[inline]
+    #[must_use]
+    pub unsafe fn exposed(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Whether there is no other handle to the bytes. Then what others wrote through theirs is visible.
+    #[inline]
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.memory.is_alone()
+    }
+
     /// A second handle to the bytes, for a device that keeps registered memory in a table.
     ///
     /// # Safety
@@ -114,6 +132,7 @@ impl From<&[u8]> for Buf {
 impl Deref for Buf {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: in bounds and initialised; this is the only handle, so nobody writes while `self` is borrowed.
         unsafe { std::slice::from_raw_parts(self.memory.base().as_ptr(), self.len) }

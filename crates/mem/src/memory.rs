@@ -331,11 +331,9 @@ impl Memory {
     /// reaches them.
     pub(crate) fn is_own(&mut self) -> bool {
         // There are no weak handles, so the only handle stays the only one while it is borrowed exclusively.
-        if Arc::strong_count(&self.allocation) != 1 {
+        if !self.is_alone() {
             return false;
         }
-        // Acquire: pairs with the release decrement of the handle dropped last; what was written by it is visible.
-        fence(Ordering::Acquire);
         match &self.allocation.kind {
             Kind::Heap(_) => true,
             #[cfg(unix)]
@@ -350,6 +348,17 @@ impl Memory {
         }
     }
 
+    /// Whether this is the only handle, at the moment.
+    #[inline]
+    pub(crate) fn is_alone(&self) -> bool {
+        if Arc::strong_count(&self.allocation) != 1 {
+            return false;
+        }
+        // Acquire: pairs with the release decrement of the handle dropped last; what was written by it is visible.
+        fence(Ordering::Acquire);
+        true
+    }
+
     /// The allocation, if this is the only handle.
     pub(crate) fn exclusive(&mut self) -> Option<&mut Allocation> {
         Arc::get_mut(&mut self.allocation)
@@ -360,6 +369,7 @@ impl Memory {
         &self.allocation
     }
 
+    #[inline]
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.allocation.base
     }

@@ -149,24 +149,18 @@ impl provider::Endpoint for Endpoint {
         if core.home.generation != fork::generation() {
             return Err(PostError::DeviceLost);
         }
-        let mut accepted = 0;
-        let mut outcome = Ok(());
-        while accepted < work.len() && outcome.is_ok() {
-            let rest = &mut work[accepted..];
-            let receives = rest[0].op == Op::Recv;
-            let run = rest
-                .iter()
-                .take_while(|work| (work.op == Op::Recv) == receives)
-                .count();
-            let count;
-            (count, outcome) = match receives {
-                true => core.post_receives(&mut rest[..run]),
-                false => core.post_sends(&mut rest[..run]),
+        while let Some(first) = work.first() {
+            let receives = is_receive(first);
+            let run = match work.iter().position(|work| is_receive(work) != receives) {
+                None => work.len(),
+                Some(run) => run,
             };
-            accepted += count;
+            match receives {
+                true => core.post_receives(work, run)?,
+                false => core.post_sends(work, run)?,
+            }
         }
-        work.drain(..accepted);
-        outcome
+        Ok(())
     }
 
     fn connect(&self, to: &Address, private_data: &[u8]) -> Result<(), Error> {
@@ -188,6 +182,11 @@ impl provider::Endpoint for Endpoint {
             None => Err(Error::WrongState("the endpoint has not been connected")),
         }
     }
+}
+
+#[inline]
+fn is_receive(work: &Work) -> bool {
+    matches!(work.op, Op::Recv)
 }
 
 impl Place {
@@ -227,10 +226,10 @@ impl Core {
         self.told.store(consumed, Ordering::Relaxed);
     }
 
-    /// Accepts work from the front, leaving empty ones; answers how many.
-    fn post_sends(&self, work: &mut [Work]) -> (usize, Result<(), PostError>) {
+    /// Accepts the first `run` of `work` and takes them out, as far as there is room.
+    fn post_sends(&self, work: &mut Vec<Work>, run: usize) -> Result<(), PostError> {
         if matches!(self.state(), State::Idle | State::Connecting) {
-            return (0, Err(PostError::NotConnected));
+            return Err(PostError::NotConnected);
         }
         self.send.queue.with(|state| {
             let QueueState {
@@ -242,20 +241,19 @@ impl Core {
             let half = sends[self.send.index() as usize]
                 .as_mut()
                 .expect("taken out by the endpoint's drop");
-            let mut outcome = (0, Ok(()));
-            for work in work {
-                if let Err(error) = half.accept(work, ready) {
-                    outcome.1 = Err(error);
-                    break;
-                }
-                outcome.0 += 1;
+            let count = run.min(half.room()).min(ready.room());
+            for work in work.drain(..count) {
+                half.accept(work, ready);
             }
             half.advance(ready, after);
-            outcome
+            match count == run {
+                true => Ok(()),
+                false => Err(PostError::QueueFull),
+            }
         })
     }
 
-    fn post_receives(&self, work: &mut [Work]) -> (usize, Result<(), PostError>) {
+    fn post_receives(&self, work: &mut Vec<Work>, run: usize) -> Result<(), PostError> {
         self.recv.queue.with(|state| {
             let QueueState {
                 ready,
@@ -266,18 +264,17 @@ impl Core {
             let half = recvs[self.recv.index() as usize]
                 .as_mut()
                 .expect("taken out by the endpoint's drop");
-            let mut outcome = (0, Ok(()));
-            for work in work {
-                if let Err(error) = half.accept(work, ready) {
-                    outcome.1 = Err(error);
-                    break;
-                }
-                outcome.0 += 1;
+            let count = run.min(half.room()).min(ready.room());
+            for work in work.drain(..count) {
+                half.accept(work, ready);
             }
             if half.is_starved() {
                 half.consume(ready, after, true);
             }
-            outcome
+            match count == run {
+                true => Ok(()),
+                false => Err(PostError::QueueFull),
+            }
         })
     }
 

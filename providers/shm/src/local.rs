@@ -32,7 +32,7 @@ pub(crate) fn each_part<E: From<Inaccessible>>(
             return Err(Inaccessible.into());
         }
         let count = (segment.len - skip).min(len - done);
-        part(&segment.memory, segment.offset + skip, done, count)?;
+        part(segment.memory, segment.offset + skip, done, count)?;
         done += count;
         skip = 0;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use fabric::{Completion, PostError};
+use fabric::Completion;
 
 /// Completions in order.
 #[derive(Debug)]
@@ -42,20 +42,13 @@ impl Ready {
         }
     }
 
-    /// Room for one completion.
-    ///
-    /// # Errors
-    /// [`PostError::QueueFull`].
+    /// How many completions there is room for.
     #[inline]
-    pub(crate) fn reserve(&mut self) -> Result<(), PostError> {
-        if self.reserved >= self.depth {
-            return Err(PostError::QueueFull);
-        }
-        self.reserved += 1;
-        Ok(())
+    pub(crate) fn room(&self) -> usize {
+        self.depth.saturating_sub(self.reserved)
     }
 
-    /// Room for one that was accepted elsewhere, beyond the depth if it must be.
+    /// Sets a place aside; beyond the depth for what was accepted elsewhere.
     #[inline]
     pub(crate) fn admit(&mut self) {
         self.reserved += 1;

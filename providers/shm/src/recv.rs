@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fabric::provider::Exposed;
-use fabric::{Completion, EndpointId, Opcode, PostError, Status, Work};
+use fabric::{Completion, EndpointId, Opcode, Status, Work};
 
 use crate::cq::After;
 use crate::ep::{Core, Tell};
@@ -118,24 +118,27 @@ impl RecvHalf {
         self.inbox.outstanding = self.inbox.outstanding.saturating_sub(1);
     }
 
-    /// Accepts a receive, and leaves an empty work in its place; or leaves it as it was.
-    pub(crate) fn accept(&mut self, work: &mut Work, ready: &mut Ready) -> Result<(), PostError> {
+    /// How many receives there is room for.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        self.inbox.depth.saturating_sub(self.inbox.outstanding)
+    }
+
+    /// Accepts a receive, for which there is room.
+    #[inline]
+    pub(crate) fn accept(&mut self, work: Work, ready: &mut Ready) {
         let inbox = &mut self.inbox;
-        if inbox.outstanding >= inbox.depth {
-            return Err(PostError::QueueFull);
-        }
-        ready.reserve()?;
+        ready.admit();
         inbox.outstanding += 1;
         let receive = Receive {
             context: work.context,
-            local: std::mem::take(&mut work.local).expose(),
+            local: work.local.expose(),
         };
         if self.failed {
             inbox.end(receive, Status::Flushed, ready);
         } else {
             inbox.receives.push_back(receive);
         }
-        Ok(())
     }
 
     /// Whether a message waits for a receive.

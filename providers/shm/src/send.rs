@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fabric::provider::Exposed;
-use fabric::{Access, Completion, Op, PostError, Status, Work, WorkFlags};
+use fabric::{Access, Completion, Op, Opcode, Status, Work, WorkFlags};
 
 use crate::cq::After;
 use crate::ep::{Core, Tell};
@@ -100,19 +100,37 @@ impl SendHalf {
         self.outstanding -= 1;
     }
 
-    /// Accepts work, and leaves an empty one in its place; or leaves it as it was.
-    pub(crate) fn accept(&mut self, work: &mut Work, ready: &mut Ready) -> Result<(), PostError> {
-        if self.outstanding >= self.depth {
-            return Err(PostError::QueueFull);
-        }
-        ready.reserve()?;
+    /// How much more work there is room for.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        self.depth.saturating_sub(self.outstanding)
+    }
+
+    /// Accepts work, for which there is room. What can be done at once is.
+    #[inline]
+    pub(crate) fn accept(&mut self, work: Work, ready: &mut Ready) {
+        let local = work.local.expose();
+        let len = local.total();
+        let placed = self.place_at_once(&work.op, &local, len);
+        ready.admit();
         self.outstanding += 1;
-        let local = std::mem::take(&mut work.local).expose();
+        if placed {
+            let ended = Ended {
+                context: work.context,
+                opcode: Opcode::Write,
+                flags: work.flags,
+                len,
+                local,
+            };
+            let outstanding = &mut self.outstanding;
+            let status = Status::Success;
+            return finish(&self.core, self.index, outstanding, ended, status, ready);
+        }
         let mut pending = Pending {
             context: work.context,
             op: work.op,
             flags: work.flags,
-            len: local.total(),
+            len,
             local,
             inline: [0; MAX_INLINE],
             sent: 0,
@@ -130,7 +148,33 @@ impl SendHalf {
         } else {
             self.pending.push_back(pending);
         }
-        Ok(())
+    }
+
+    /// Does a write to which no work before it is left, if there is nothing in its way: false leaves it to `carry_out`, which
+    /// also finds out why it is not possible. That is for the peer the moment to see it, so all else comes after it.
+    #[inline]
+    fn place_at_once(&mut self, op: &Op, local: &Exposed, len: usize) -> bool {
+        let Op::Write {
+            remote,
+            immediate: None,
+        } = *op
+        else {
+            return false;
+        };
+        let is_first = self.pending.is_empty() && !self.failed;
+        let (true, Some(out), Some(source)) = (is_first, &mut self.out, local.single()) else {
+            return false;
+        };
+        if source.is_revoked() {
+            return false;
+        }
+        match out.cache.resolve(remote, len, Access::REMOTE_WRITE) {
+            Resolved::Here(import) => import
+                .write(remote.addr, source.memory, source.offset, len)
+                .is_ok(),
+            Resolved::Nothing => true,
+            Resolved::Delegate | Resolved::Ask | Resolved::Refused(_) => false,
+        }
     }
 
     /// Whether there is anything to be moved along.
@@ -183,7 +227,7 @@ impl SendHalf {
                 &self.core,
                 self.index,
                 &mut self.outstanding,
-                pending,
+                pending.into(),
                 Status::Success,
                 ready,
             );
@@ -424,37 +468,67 @@ impl SendHalf {
 
     fn end(&mut self, pending: Pending, status: Status, ready: &mut Ready) {
         let outstanding = &mut self.outstanding;
-        finish(&self.core, self.index, outstanding, pending, status, ready);
+        finish(
+            &self.core,
+            self.index,
+            outstanding,
+            pending.into(),
+            status,
+            ready,
+        );
     }
 }
 
 /// The connection is over, and work has ended accordingly.
 struct Failed;
 
+/// Work that has ended.
+struct Ended {
+    context: u64,
+    opcode: Opcode,
+    flags: WorkFlags,
+    len: usize,
+    local: Exposed,
+}
+
+impl From<Pending> for Ended {
+    #[inline]
+    fn from(pending: Pending) -> Self {
+        Self {
+            context: pending.context,
+            opcode: pending.op.opcode(),
+            flags: pending.flags,
+            len: pending.len,
+            local: pending.local,
+        }
+    }
+}
+
 /// Ends one work.
+#[inline]
 fn finish(
     core: &Core,
     index: u32,
     outstanding: &mut usize,
-    pending: Pending,
+    ended: Ended,
     status: Status,
     ready: &mut Ready,
 ) {
-    if status.is_success() && pending.flags.contains(WorkFlags::UNSIGNALED) {
+    if status.is_success() && ended.flags.contains(WorkFlags::UNSIGNALED) {
         *outstanding -= 1;
         ready.release();
         return;
     }
     let completion = Completion {
-        context: pending.context,
+        context: ended.context,
         status,
-        opcode: pending.op.opcode(),
-        len: if status.is_success() { pending.len } else { 0 },
+        opcode: ended.opcode,
+        len: if status.is_success() { ended.len } else { 0 },
         immediate: None,
         invalidated: None,
         endpoint: core.id,
         peer: None,
-        local: pending.local.conceal(),
+        local: ended.local.conceal(),
     };
     ready.push(completion, index, false);
 }

@@ -99,7 +99,7 @@ pub(crate) fn list(local: &Exposed, front: Option<Sge>) -> Result<SgeList, PostE
             addr: segment.memory.addr().wrapping_add(segment.offset as u64),
             // No message is longer, so what lies behind is never reached.
             length: u32::try_from(segment.len).unwrap_or(u32::MAX),
-            lkey: segment.local_key.map_or(Key(0), key),
+            lkey: segment.local_key().map_or(Key(0), key),
         });
     for piece in front.into_iter().chain(segments) {
         *pieces.get_mut(count).ok_or(PostError::TooManySegments)? = piece;

@@ -55,12 +55,15 @@ pub(super) fn measure(
 /// What failed.
 pub(super) fn answer(team: &mut Team, watch: &Watch) -> anyhow::Result<()> {
     team.set_goals(|lane| lane.sent);
+    let mut next = team.lanes[0].arrived + 1;
     loop {
-        let next = team.lanes[0].arrived + 1;
         if !team.await_arrival(next, watch)? {
             break;
         }
+        next += 1;
         send(team, watch)?;
+        // While it is on its way, what has ended is taken: the next is not to wait for that.
+        team.turn()?;
     }
     team.drain(watch)
 }
@@ -69,6 +72,7 @@ pub(super) fn answer(team: &mut Team, watch: &Watch) -> anyhow::Result<()> {
 fn ping(team: &mut Team, watch: &Watch) -> anyhow::Result<()> {
     let next = team.lanes[0].arrived + 1;
     send(team, watch)?;
+    team.turn()?;
     if !team.await_arrival(next, watch)? {
         anyhow::bail!("the peer has ended before us");
     }

@@ -94,7 +94,7 @@ fn each_part(
         if segment.is_revoked() {
             return Err(());
         }
-        part(&segment.memory, segment.offset + skip, done..done + count)?;
+        part(segment.memory, segment.offset + skip, done..done + count)?;
         done += count;
         skip = 0;
         if done == len {

@@ -78,6 +78,7 @@ impl Buf {
     }
 
     /// The domain it is registered with.
+    #[inline]
     pub(crate) fn domain(&self) -> Option<u64> {
         self.registration.as_ref().map(|local| local.domain)
     }
@@ -87,6 +88,12 @@ impl Buf {
         Some(local.registration.local_key())
     }
 
+    #[inline]
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registration.is_some()
+    }
+
+    #[inline]
     pub(crate) fn bytes(&self) -> &mem::Buf {
         &self.bytes
     }
@@ -110,6 +117,7 @@ impl From<&[u8]> for Buf {
 impl Deref for Buf {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.bytes
     }

@@ -60,6 +60,7 @@ struct Registered {
 }
 
 impl Registered {
+    #[inline]
     fn memory(&self) -> &Memory {
         let memory = self.memory.as_ref();
         memory.expect("a region has its memory until it is taken apart")
@@ -222,6 +223,7 @@ impl MemoryRegion {
     }
 
     /// Whether the peers' access was ended by [`MemoryRegion::revoke`] on some handle.
+    #[inline]
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.inner.registered.ended.is_completed()
@@ -247,11 +249,13 @@ impl MemoryRegion {
     }
 
     /// The memory itself: more handles to the same exposed bytes.
+    #[inline]
     #[must_use]
     pub fn memory(&self) -> &Memory {
         self.inner.registered.memory()
     }
 
+    #[inline]
     pub(crate) fn domain(&self) -> u64 {
         self.inner.domain
     }

@@ -1,7 +1,5 @@
 //! The local memory of a work: ranges that are gathered from or scattered to, and how a provider reaches them.
 
-use std::ops::Deref;
-
 use mem::Memory;
 use smallvec::{SmallVec, smallvec};
 
@@ -25,6 +23,7 @@ pub enum Segment {
 
 impl Segment {
     /// Length in bytes.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -67,9 +66,13 @@ impl Segments {
     }
 
     /// Bytes in all.
+    #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.iter().map(Segment::len).sum()
+        match self.0.as_slice() {
+            [segment] => segment.len(),
+            segments => segments.iter().map(Segment::len).sum(),
+        }
     }
 
     /// Whether there are no bytes.
@@ -90,10 +93,11 @@ impl Segments {
         self.0.first()
     }
 
-    /// For providers: the memory behind each range, to be touched while the work is in flight.
+    /// For providers: the memory behind each range, to be touched while the work is in flight. Nothing is moved.
+    #[inline]
     #[must_use]
     pub fn expose(self) -> Exposed {
-        Exposed(self.0.into_iter().map(ExposedSegment::new).collect())
+        Exposed(self)
     }
 }
 
@@ -126,89 +130,58 @@ impl IntoIterator for Segments {
 
 /// The local memory of a work in flight, as its provider sees it. [`Exposed::conceal`] makes it segments again.
 #[derive(Debug, Default)]
-pub struct Exposed(SmallVec<[ExposedSegment; 2]>);
+pub struct Exposed(Segments);
 
 /// One range of a work in flight.
-#[derive(Debug)]
-pub struct ExposedSegment {
+#[derive(Debug, Clone, Copy)]
+pub struct ExposedSegment<'a> {
     /// The bytes. A clone of the handle must be gone before [`Exposed::conceal`].
-    pub memory: Memory,
+    pub memory: &'a Memory,
     /// First byte of the range.
     pub offset: usize,
     /// Bytes of the range.
     pub len: usize,
-    /// The local key of its registration, if it has one.
-    pub local_key: Option<u64>,
-    origin: Origin,
+    segment: &'a Segment,
 }
 
-/// What an exposed segment becomes again.
-#[derive(Debug)]
-enum Origin {
-    /// A buffer that no device knows: it was taken apart, and `memory` is its only handle.
-    Private,
-    /// A buffer that the device has in its table, so that further handles exist.
-    Registered(Buf),
-    Region(MemoryRegion),
-}
-
-impl ExposedSegment {
-    fn new(segment: Segment) -> Self {
-        match segment {
-            Segment::Buf(buf) if buf.local_key().is_none() => {
-                let len = buf.len();
-                Self {
-                    memory: buf.into_memory(),
-                    offset: 0,
-                    len,
-                    local_key: None,
-                    origin: Origin::Private,
-                }
+impl<'a> ExposedSegment<'a> {
+    #[inline]
+    fn new(segment: &'a Segment) -> Self {
+        let (memory, offset, len) = match segment {
+            Segment::Buf(buf) => {
+                // SAFETY: the buffer is part of a work in flight, where nobody can name its slice until `conceal`, which
+                // refuses to give it back while a clone of the handle is left. The device's own handle to a registered
+                // buffer touches the bytes only meanwhile: sentence one of the provider contract.
+                (unsafe { buf.bytes().exposed() }, 0, buf.len())
             }
-            Segment::Buf(buf) => Self {
-                // SAFETY: the buffer is kept here, where nobody can name its slice, until `conceal` drops this handle. The
-                // device's own handle touches the bytes only meanwhile: sentence one of the provider contract.
-                memory: unsafe { buf.bytes().share() },
-                offset: 0,
-                len: buf.len(),
-                local_key: buf.local_key(),
-                origin: Origin::Registered(buf),
-            },
             Segment::Region {
                 region,
                 offset,
                 len,
-            } => Self {
-                memory: region.memory().clone(),
-                offset,
-                len,
-                local_key: Some(region.local_key()),
-                origin: Origin::Region(region),
-            },
+            } => (region.memory(), *offset, *len),
+        };
+        Self {
+            memory,
+            offset,
+            len,
+            segment,
+        }
+    }
+
+    /// The local key of its registration, if it has one.
+    #[must_use]
+    pub fn local_key(&self) -> Option<u64> {
+        match self.segment {
+            Segment::Buf(buf) => buf.local_key(),
+            Segment::Region { region, .. } => Some(region.local_key()),
         }
     }
 
     /// Whether the range belongs to a region that has been revoked: hardware answers a local protection error.
+    #[inline]
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        matches!(&self.origin, Origin::Region(region) if region.is_revoked())
-    }
-
-    fn conceal(self) -> Segment {
-        match self.origin {
-            Origin::Private => {
-                let mut bytes = mem::Buf::try_from(self.memory)
-                    .expect("the provider has dropped its handles to work that has ended");
-                bytes.set_len(self.len);
-                Segment::Buf(bytes.into())
-            }
-            Origin::Registered(buf) => Segment::Buf(buf),
-            Origin::Region(region) => Segment::Region {
-                region,
-                offset: self.offset,
-                len: self.len,
-            },
-        }
+        matches!(self.segment, Segment::Region { region, .. } if region.is_revoked())
     }
 }
 
@@ -217,22 +190,41 @@ impl Exposed {
     ///
     /// # Panics
     /// If a clone of the handle to private memory is left: its owner could be raced.
+    #[inline]
     #[must_use]
     pub fn conceal(self) -> Segments {
-        Segments(self.0.into_iter().map(ExposedSegment::conceal).collect())
+        for segment in &self.0.0 {
+            if let Segment::Buf(buf) = segment {
+                // Of a registered buffer the device keeps a handle.
+                assert!(
+                    buf.is_registered() || buf.bytes().is_alone(),
+                    "the provider has dropped its handles to work that has ended"
+                );
+            }
+        }
+        self.0
+    }
+
+    /// The ranges.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = ExposedSegment<'_>> {
+        self.0.0.iter().map(ExposedSegment::new)
+    }
+
+    /// The range, if there is one and no other.
+    #[inline]
+    #[must_use]
+    pub fn single(&self) -> Option<ExposedSegment<'_>> {
+        match self.0.0.as_slice() {
+            [segment] => Some(ExposedSegment::new(segment)),
+            _ => None,
+        }
     }
 
     /// Bytes in all.
+    #[inline]
     #[must_use]
     pub fn total(&self) -> usize {
-        self.0.iter().map(|segment| segment.len).sum()
-    }
-}
-
-impl Deref for Exposed {
-    type Target = [ExposedSegment];
-
-    fn deref(&self) -> &[ExposedSegment] {
-        &self.0
+        self.0.len()
     }
 }
