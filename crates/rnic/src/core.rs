@@ -132,11 +132,27 @@ impl Core {
         self.nic.modify(shared, attr)
     }
 
-    /// Hands work to an engine, after what waits in its ring.
+    /// Hands work to an engine, after what waits in its ring. How much of it was accepted, and why the next was not. What
+    /// fills a burst leaves on the way.
     #[inline]
-    pub(crate) fn post(&mut self, shared: &QpShared, work: SendWork) -> Result<(), PostError> {
+    pub(crate) fn post(
+        &mut self,
+        shared: &QpShared,
+        works: &[SendWork],
+        is_polled: bool,
+        clock: impl Fn() -> Instant,
+    ) -> (usize, Result<(), PostError>) {
+        self.nic.is_polled = is_polled;
         self.nic.accept_waiting(shared.slot);
-        Ok(self.nic.accept(shared.slot, work)?)
+        for (index, work) in works.iter().enumerate() {
+            if self.nic.posted >= COALESCE_AT_MOST {
+                self.send(clock());
+            }
+            if let Err(refused) = self.nic.accept(shared.slot, work) {
+                return (index, Err(refused.into()));
+            }
+        }
+        (works.len(), Ok(()))
     }
 
     /// Takes what was posted while the core was held, from a queue pair that rang.
@@ -154,13 +170,14 @@ impl Core {
         }
     }
 
-    /// Whether what was posted, so that now `outstanding` pieces are, should leave now rather than with the next poll: when
-    /// nobody polls, when it has nothing to wait for, when it is likely to be an answer, and when enough has gathered.
+    /// Whether what was posted, so that now `outstanding` pieces are and `before` were, should leave now rather than with
+    /// the next poll: when nobody polls, when it has nothing to wait for, when it is likely to be an answer, and when enough
+    /// has gathered.
     #[inline]
-    pub(crate) fn should_send(&mut self, outstanding: u64, is_polled: bool) -> bool {
+    pub(crate) fn should_send(&mut self, before: u64, outstanding: u64, is_polled: bool) -> bool {
         self.nic.is_polled = is_polled;
         let is_answer = self.nic.was_asked && outstanding <= FEW;
-        !is_polled || outstanding <= 1 || is_answer || self.nic.posted >= COALESCE_AT_MOST
+        !is_polled || before == 0 || is_answer || self.nic.posted >= COALESCE_AT_MOST
     }
 
     /// Sends one burst of what the engines have. Whether anything was sent.

@@ -370,10 +370,14 @@ impl Device {
 
     /// Hands send work to the core, or leaves it for the core's holder.
     #[inline]
-    pub(crate) fn post(&self, qp: &Arc<QpShared>, work: SendWork) -> Result<(), PostError> {
+    pub(crate) fn post(
+        &self,
+        qp: &Arc<QpShared>,
+        works: &[SendWork],
+    ) -> (usize, Result<(), PostError>) {
         match self.shared().core.try_lock() {
-            Some(core) => self.post_to(core, qp, work),
-            None => self.leave(qp, work),
+            Some(core) => self.post_to(core, qp, works),
+            None => self.leave(qp, works),
         }
     }
 
@@ -382,13 +386,16 @@ impl Device {
         &self,
         mut core: MutexGuard<'_, Core>,
         qp: &Arc<QpShared>,
-        work: SendWork,
-    ) -> Result<(), PostError> {
+        works: &[SendWork],
+    ) -> (usize, Result<(), PostError>) {
         let shared = self.shared();
         // Who posts much also polls, but may find completions often enough not to drive the device.
         shared.helper.note_poll();
-        let posted = core.post(qp, work);
-        if core.should_send(qp.outstanding(), shared.helper.is_polled()) {
+        let is_polled = shared.helper.is_polled();
+        let outstanding = qp.outstanding();
+        let before = outstanding.saturating_sub(works.len() as u64);
+        let posted = core.post(qp, works, is_polled, || shared.now());
+        if core.should_send(before, outstanding, is_polled) {
             core.send(shared.now());
         }
         shared.wake_for_deadline(&core);
@@ -399,21 +406,22 @@ impl Device {
 
     /// Leaves work for the core's holder.
     #[cold]
-    fn leave(&self, qp: &Arc<QpShared>, mut work: SendWork) -> Result<(), PostError> {
-        loop {
-            match qp.waiting.push(work) {
-                Ok(()) => {
-                    self.ring(qp);
-                    return Ok(());
-                }
-                // The ring is full and the core taken: one of the two changes within a few microseconds.
-                Err(refused) => work = refused,
+    fn leave(&self, qp: &Arc<QpShared>, works: &[SendWork]) -> (usize, Result<(), PostError>) {
+        let mut left = 0;
+        while let Some(work) = works.get(left) {
+            if qp.waiting.push(*work).is_ok() {
+                left += 1;
+                self.ring(qp);
+                continue;
             }
+            // The ring is full and the core taken: one of the two changes within a few microseconds.
             std::hint::spin_loop();
             if let Some(core) = self.shared().core.try_lock() {
-                return self.post_to(core, qp, work);
+                let (posted, outcome) = self.post_to(core, qp, &works[left..]);
+                return (left + posted, outcome);
             }
         }
+        (left, Ok(()))
     }
 
     /// Tells the core's holder that a queue pair has news, or serves it.

@@ -259,7 +259,7 @@ impl Nic {
     pub(crate) fn accept(
         &mut self,
         slot: usize,
-        work: SendWork,
+        work: &SendWork,
     ) -> Result<(), roce::qp::PostError> {
         let bytes = work.local.total() as usize;
         let (engine, mut host, _) = self.parts(slot);
@@ -284,7 +284,7 @@ impl Nic {
         let shared = Arc::clone(&entry.shared);
         while let Some(work) = shared.waiting.pop() {
             let (wr_id, kind) = (work.wr_id, work.operation.completion_kind());
-            if self.accept(slot, work).is_err() {
+            if self.accept(slot, &work).is_err() {
                 // Whoever posted it was told that it was taken: the refusal becomes its completion.
                 let completion = Completion::of(wr_id, shared.qpn, kind, Status::LocalQpOperation);
                 self.completions.push(Reported::Send(completion));

@@ -151,20 +151,22 @@ impl QpShared {
         }
     }
 
-    /// Takes a place in the send queue.
+    /// Takes up to `wanted` places in the send queue; how many there were.
     #[inline]
-    fn reserve(&self) -> Result<(), PostError> {
-        let posted = self.posted.fetch_add(1, Ordering::Relaxed);
-        if posted - self.retired.load(Ordering::Relaxed) >= self.max_send {
-            self.posted.fetch_sub(1, Ordering::Relaxed);
-            return Err(PostError::QueueFull);
+    fn reserve(&self, wanted: usize) -> usize {
+        let posted = self.posted.fetch_add(wanted as u64, Ordering::Relaxed);
+        let outstanding = posted.saturating_sub(self.retired.load(Ordering::Relaxed));
+        let room = self.max_send.saturating_sub(outstanding);
+        let got = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
+        if got < wanted {
+            self.release(wanted - got);
         }
-        Ok(())
+        got
     }
 
-    /// Gives a place back that was taken for work that the engine refused.
-    fn release(&self) {
-        self.posted.fetch_sub(1, Ordering::Relaxed);
+    /// Gives places back that were taken for work that was not posted.
+    fn release(&self, places: usize) {
+        self.posted.fetch_sub(places as u64, Ordering::Relaxed);
     }
 
     /// Sends that were posted and did not end.
@@ -290,21 +292,39 @@ impl Qp {
     /// [`PostError`]; nothing was queued.
     #[inline]
     pub fn post_send(&self, work: SendWork) -> Result<(), PostError> {
-        self.device().alive()?;
-        if let Some(destination) = &work.destination
-            && !self.device().reaches(&destination.path)
-        {
-            return Err(PostError::Unreachable);
+        self.post_sends(std::slice::from_ref(&work)).1
+    }
+
+    /// Posts send work in order, as if one by one but going to the core once: how much of it from the front, and why the
+    /// next was not. What is not posted was not queued.
+    #[inline]
+    pub fn post_sends(&self, works: &[SendWork]) -> (usize, Result<(), PostError>) {
+        if let Err(lost) = self.device().alive() {
+            return (0, Err(lost.into()));
         }
         if matches!(self.state(), QpState::Reset | QpState::Init | QpState::Rtr) {
-            return Err(roce::qp::PostError::State(self.state()).into());
+            return (0, Err(roce::qp::PostError::State(self.state()).into()));
         }
-        self.shared.reserve()?;
-        let posted = self.device().post(&self.shared, work);
-        if posted.is_err() {
-            self.shared.release();
+        let is_reached = |work: &SendWork| match &work.destination {
+            Some(destination) => self.device().reaches(&destination.path),
+            None => true,
+        };
+        let (wanted, mut outcome) = match works.iter().position(|work| !is_reached(work)) {
+            Some(unreached) => (unreached, Err(PostError::Unreachable)),
+            None => (works.len(), Ok(())),
+        };
+        let room = self.shared.reserve(wanted);
+        if room < wanted {
+            outcome = Err(PostError::QueueFull);
         }
-        posted
+        if room == 0 {
+            return (0, outcome);
+        }
+        let (posted, refused) = self.device().post(&self.shared, &works[..room]);
+        if posted < room {
+            self.shared.release(room - posted);
+        }
+        (posted, refused.and(outcome))
     }
 
     /// Posts a receive.

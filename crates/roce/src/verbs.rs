@@ -89,6 +89,32 @@ impl SgeList {
         &self.pieces[..usize::from(self.len)]
     }
 
+    /// Takes all pieces out.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// Appends a piece; whether there was room for it.
+    #[inline]
+    #[must_use]
+    pub fn push(&mut self, piece: Sge) -> bool {
+        let Some(place) = self.pieces.get_mut(usize::from(self.len)) else {
+            return false;
+        };
+        *place = piece;
+        self.len += 1;
+        true
+    }
+
+    /// Becomes `other`, copying no more than its pieces.
+    #[inline]
+    pub fn assign(&mut self, other: &Self) {
+        let pieces = other.as_slice();
+        self.pieces[..pieces.len()].copy_from_slice(pieces);
+        self.len = other.len;
+    }
+
     /// Bytes of all pieces together.
     #[inline]
     pub fn total(&self) -> u64 {
@@ -259,6 +285,30 @@ pub struct SendWork {
     pub local: Local,
     /// Where to (UD only).
     pub destination: Option<UdDestination>,
+}
+
+impl SendWork {
+    /// A send of nothing: where other work is to be put.
+    pub const EMPTY: Self = Self {
+        wr_id: 0,
+        operation: Operation::Send,
+        flags: SendFlags::empty(),
+        local: Local::Gather(SgeList::EMPTY),
+        destination: None,
+    };
+
+    /// Becomes `other`. Where both gather, only the pieces that there are get copied: most lists have one of sixteen.
+    #[inline]
+    pub fn assign(&mut self, other: &Self) {
+        self.wr_id = other.wr_id;
+        self.operation = other.operation;
+        self.flags = other.flags;
+        self.destination = other.destination;
+        match (&mut self.local, &other.local) {
+            (Local::Gather(list), Local::Gather(other)) => list.assign(other),
+            (local, other) => *local = *other,
+        }
+    }
 }
 
 /// One piece of receive-queue work.

@@ -3,8 +3,8 @@
 use fabric::provider::Exposed;
 use fabric::{Access, Op, Opcode, PostError, Status, WorkFlags};
 use roce::verbs::{
-    self, CompletionKind, InlineBytes, Local, MAX_INLINE, MAX_SGE, Operation, Remote, Retries,
-    SendFlags, Sge, SgeList,
+    self, CompletionKind, InlineBytes, Local, MAX_INLINE, Operation, Remote, Retries, SendFlags,
+    Sge, SgeList,
 };
 use roce::wire::Key;
 
@@ -85,13 +85,16 @@ pub(crate) fn flags(flags: WorkFlags) -> SendFlags {
     converted
 }
 
-/// The local memory of a work as a gather or scatter list, behind `front`.
+/// Makes `list` the local memory of a work, as a gather or scatter list behind `front`.
 ///
 /// # Errors
 /// [`PostError::TooManySegments`].
-pub(crate) fn list(local: &Exposed, front: Option<Sge>) -> Result<SgeList, PostError> {
-    let mut pieces = [Sge::default(); MAX_SGE];
-    let mut count = 0;
+#[inline]
+pub(crate) fn list(
+    local: &Exposed,
+    front: Option<Sge>,
+    list: &mut SgeList,
+) -> Result<(), PostError> {
     let segments = local
         .iter()
         .filter(|segment| segment.len > 0)
@@ -101,18 +104,43 @@ pub(crate) fn list(local: &Exposed, front: Option<Sge>) -> Result<SgeList, PostE
             length: u32::try_from(segment.len).unwrap_or(u32::MAX),
             lkey: segment.local_key().map_or(Key(0), key),
         });
+    list.clear();
     for piece in front.into_iter().chain(segments) {
-        *pieces.get_mut(count).ok_or(PostError::TooManySegments)? = piece;
-        count += 1;
+        if !list.push(piece) {
+            return Err(PostError::TooManySegments);
+        }
     }
-    Ok(SgeList::new(&pieces[..count]).expect("no longer than the array"))
+    Ok(())
+}
+
+/// Makes `gather` the local memory of send work: the list, or the bytes themselves.
+///
+/// # Errors
+/// [`PostError::TooManySegments`], [`PostError::InlineTooLong`].
+#[inline]
+pub(crate) fn gather(
+    local: &Exposed,
+    flags: WorkFlags,
+    gather: &mut Local,
+) -> Result<(), PostError> {
+    if flags.contains(WorkFlags::INLINE) {
+        *gather = inline(local)?;
+        return Ok(());
+    }
+    if let Local::Inline(_) = gather {
+        *gather = Local::Gather(SgeList::EMPTY);
+    }
+    match gather {
+        Local::Gather(pieces) => list(local, None, pieces),
+        Local::Inline(_) => unreachable!("just made a list"),
+    }
 }
 
 /// The bytes of inline work, as they are now.
 ///
 /// # Errors
 /// [`PostError::InlineTooLong`].
-pub(crate) fn inline(local: &Exposed) -> Result<Local, PostError> {
+fn inline(local: &Exposed) -> Result<Local, PostError> {
     let mut bytes = [0; MAX_INLINE];
     let mut at = 0;
     for segment in local.iter() {

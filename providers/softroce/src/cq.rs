@@ -1,32 +1,53 @@
 //! Completion queues: the device's, with the memory of each work given back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use fabric::util::{Report, Slot, SoftQueue};
-use fabric::{Completion, Error, PostError, Status, provider};
+use fabric::provider::Exposed;
+use fabric::{Completion, Error, Status, provider};
 use rnic::{CompletionChannel, Cq, Device};
 use roce::verbs;
 
 use crate::ep::Core;
 use crate::error::lost;
-use crate::flight::{Flight, Flights};
+use crate::flight::{Flights, Table};
 
 /// A queue of the device beside what is in flight towards it.
 pub(crate) struct CompletionQueue {
     pub(crate) cq: Cq,
     channel: CompletionChannel,
-    flights: Mutex<Flights>,
-    /// Room, and completions that were taken from the device for another reason than a poll: these come first.
-    ready: SoftQueue,
+    depth: usize,
+    /// Completions that there are or will be, of at most `depth`.
+    taken: AtomicUsize,
+    /// Locked after `taker`, by whoever needs both.
+    table: Mutex<Table>,
     /// Held by whoever takes completions from the device, so that they stay in order.
-    taker: Mutex<Vec<verbs::Completion>>,
-    /// Endpoints with shared receives that report here, by queue pair.
-    receivers: Mutex<HashMap<u32, Arc<Core>>>,
+    taker: Mutex<Taker>,
     sleepers: AtomicUsize,
+}
+
+/// What is on its way from the device to the program.
+#[derive(Default)]
+struct Taker {
+    ended: Vec<verbs::Completion>,
+    /// Completions that were taken from the device for another reason than a poll: these come first.
+    ready: VecDeque<(Completion, Place)>,
+    /// Memory of work that nobody is to hear of, to be dropped.
+    spent: Vec<Exposed>,
+    /// What endpoints are to suffer from.
+    failed: Vec<(Arc<Core>, verbs::Completion)>,
+}
+
+/// A place among what is outstanding, which frees when it drops.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl CompletionQueue {
@@ -39,49 +60,67 @@ impl CompletionQueue {
         Ok(Self {
             cq,
             channel,
-            flights: Mutex::new(Flights::with_capacity(depth.min(PREPARED))),
-            ready: SoftQueue::new(depth),
-            taker: Mutex::new(Vec::with_capacity(PREPARED)),
-            receivers: Mutex::default(),
+            depth,
+            taken: AtomicUsize::new(0),
+            table: Mutex::new(Table {
+                flights: Flights::with_capacity(depth.min(PREPARED)),
+                ..Table::default()
+            }),
+            taker: Mutex::new(Taker {
+                ended: Vec::with_capacity(PREPARED),
+                ..Taker::default()
+            }),
             sleepers: AtomicUsize::new(0),
         })
     }
 
-    /// Room for one completion among an endpoint's `outstanding`, of which there are at most `depth`.
-    pub(crate) fn reserve(
-        &self,
-        outstanding: &Arc<AtomicUsize>,
-        depth: usize,
-    ) -> Result<Slot, PostError> {
-        self.ready.reserve(outstanding, depth).or_else(|_| {
-            // Unsignalled work that has ended still has its place until somebody looks.
-            if let Ok(mut taken) = self.taker.try_lock() {
-                self.collect(&mut taken);
+    /// Room for up to `wanted` completions among an endpoint's `outstanding`, of which there are at most `depth`; how many.
+    #[inline]
+    pub(crate) fn reserve(&self, outstanding: &AtomicUsize, depth: usize, wanted: usize) -> usize {
+        match self.try_reserve(outstanding, depth, wanted) {
+            0 => {
+                // Unsignalled work that has ended still has its place until somebody looks.
+                if let Ok(mut taker) = self.taker.try_lock() {
+                    self.collect(&mut taker);
+                }
+                self.try_reserve(outstanding, depth, wanted)
             }
-            self.ready.reserve(outstanding, depth)
-        })
+            room => room,
+        }
     }
 
-    /// Notes work that is about to be posted; answers the number to post it under.
-    pub(crate) fn depart(&self, flight: Flight) -> u64 {
-        lock(&self.flights).insert(flight).into()
+    #[inline]
+    fn try_reserve(&self, outstanding: &AtomicUsize, depth: usize, wanted: usize) -> usize {
+        let room = take(outstanding, depth, wanted);
+        let both = take(&self.taken, self.depth, room);
+        if both < room {
+            outstanding.fetch_sub(room - both, Ordering::Relaxed);
+        }
+        both
     }
 
-    /// Takes back work that was not posted after all.
-    pub(crate) fn recall(&self, number: u64) -> Flight {
-        lock(&self.flights)
-            .remove(number as u32)
-            .expect("it was not posted, so nobody reports it")
+    /// Gives up room for `places` completions that there will not be.
+    pub(crate) fn give_up(&self, outstanding: &AtomicUsize, places: usize) {
+        outstanding.fetch_sub(places, Ordering::Relaxed);
+        self.taken.fetch_sub(places, Ordering::Relaxed);
+    }
+
+    /// What is in flight. Nothing may be dropped under its lock that a device knows.
+    #[inline]
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
     }
 
     /// Lets an endpoint with shared receives report here.
     ///
     /// # Errors
     /// [`Error::Limit`] if all receives that are shared here might find no room at once.
-    pub(crate) fn admit(&self, endpoint: &Arc<Core>) -> Result<(), Error> {
-        let mut receivers = lock(&self.receivers);
+    pub(crate) fn admit(&self, endpoint: &Core, seat: u32) -> Result<(), Error> {
+        let mut table = self.table();
         let mut depths: HashMap<_, usize> = HashMap::new();
-        for receiver in receivers.values().chain([endpoint]) {
+        let seats = table.receivers.values().chain([&seat]);
+        let receivers = seats.filter_map(|seat| table.seats.get(*seat as usize)?.as_ref());
+        for receiver in receivers {
             if let Some(shared) = &receiver.shared {
                 depths.insert(shared.srq.id(), shared.depth);
             }
@@ -94,81 +133,149 @@ impl CompletionQueue {
                 asked,
             });
         }
-        receivers.insert(endpoint.qp.qpn().value(), Arc::clone(endpoint));
+        table.receivers.insert(endpoint.qp.qpn().value(), seat);
         Ok(())
     }
 
     /// Reports all that is left of an endpoint whose queue pair is in error, so that nothing of it comes later.
-    pub(crate) fn dismiss(&self, endpoint: &Arc<Core>) {
-        {
-            let mut taken = lock(&self.taker);
-            self.collect(&mut taken);
-            let left = lock(&self.flights).remove_of(endpoint);
-            for flight in left {
+    pub(crate) fn dismiss(&self, endpoint: &Core, seat: u32) {
+        let mut taker = lock(&self.taker);
+        self.collect(&mut taker);
+        let mut table = self.table();
+        for number in table.flights.of(seat) {
+            if let Some(flight) = table.flights.land(number) {
                 let opcode = flight.opcode;
-                let (completion, slot) = endpoint.finish(flight, opcode, Status::Flushed);
-                self.ready.push(completion, slot, Report::Plain);
+                let completion = endpoint.finish(flight, opcode, Status::Flushed);
+                let place = Place(Arc::clone(endpoint.outstanding(opcode)));
+                taker.ready.push_back((completion, place));
             }
         }
-        let receiver = lock(&self.receivers).remove(&endpoint.qp.qpn().value());
-        drop(receiver);
+        table.receivers.remove(&endpoint.qp.qpn().value());
+        let seated = table.seats[seat as usize].take();
+        drop((table, taker));
+        drop(seated);
     }
 
     /// Takes everything from the device.
-    fn collect(&self, taken: &mut Vec<verbs::Completion>) {
+    fn collect(&self, taker: &mut Taker) {
         // In a forked child the device has nothing to tell.
-        while self.cq.poll(taken, PREPARED).unwrap_or(0) > 0 {
-            for ended in taken.drain(..) {
-                if let Some((completion, slot)) = self.arrive(&ended) {
-                    self.ready.push(completion, slot, Report::Plain);
-                }
-            }
+        while self.cq.poll(&mut taker.ended, PREPARED).unwrap_or(0) > 0 {
+            let mut ready = std::mem::take(&mut taker.ready);
+            self.settle(taker, |completion, outstanding| {
+                outstanding.fetch_add(1, Ordering::Relaxed);
+                self.taken.fetch_add(1, Ordering::Relaxed);
+                ready.push_back((completion, Place(Arc::clone(outstanding))));
+            });
+            taker.ready = ready;
         }
     }
 
-    /// Gives a completion of the device its work back; `None` if nobody is to hear of it.
-    fn arrive(&self, ended: &verbs::Completion) -> Option<(Completion, Slot)> {
-        let (flight, endpoint) = if ended.wr_id & SHARED == 0 {
-            let flight = lock(&self.flights).remove(ended.wr_id as u32)?;
-            let endpoint = flight.endpoint.clone()?;
-            (flight, endpoint)
-        } else {
-            let endpoint = lock(&self.receivers).get(&ended.qpn.value()).cloned()?;
-            let mut flight = endpoint.shared.as_ref()?.take(ended.wr_id as u32)?;
-            self.ready.adopt(&mut flight.slot);
-            (flight, endpoint)
-        };
-        endpoint.arrive(flight, ended)
+    /// Gives completions of the device their work back. What is reported no longer has room kept for it here.
+    #[inline]
+    fn settle(&self, taker: &mut Taker, mut report: impl FnMut(Completion, &Arc<AtomicUsize>)) {
+        let Taker {
+            ended,
+            spent,
+            failed,
+            ..
+        } = taker;
+        let mut freed = 0;
+        let mut table = self.table();
+        let Table {
+            flights,
+            seats,
+            receivers,
+        } = &mut *table;
+        for ended in ended.drain(..) {
+            let number = ended.wr_id as u32;
+            let mut shared = None;
+            let (seat, flight) = if ended.wr_id & SHARED == 0 {
+                let Some(flight) = flights.land(number) else {
+                    continue;
+                };
+                freed += 1;
+                (flight.seat, Some(flight))
+            } else {
+                let Some(&seat) = receivers.get(&ended.qpn.value()) else {
+                    continue;
+                };
+                (seat, None)
+            };
+            let Some(Some(endpoint)) = seats.get(seat as usize) else {
+                continue;
+            };
+            let flight = match (flight, &endpoint.shared) {
+                (Some(flight), _) => flight,
+                (None, Some(receives)) => {
+                    let flights = shared.insert(receives.flights());
+                    match flights.land(number) {
+                        Some(flight) => flight,
+                        None => continue,
+                    }
+                }
+                (None, None) => continue,
+            };
+            if ended.status != verbs::Status::Success {
+                failed.push((Arc::clone(endpoint), ended));
+            }
+            let outstanding = endpoint.outstanding(flight.opcode);
+            outstanding.fetch_sub(1, Ordering::Relaxed);
+            match endpoint.arrive(flight, &ended) {
+                Some(completion) => report(completion, outstanding),
+                None => spent.push(std::mem::take(&mut flight.local)),
+            }
+        }
+        drop(table);
+        self.taken.fetch_sub(freed, Ordering::Relaxed);
+        spent.clear();
+        for (endpoint, ended) in failed.drain(..) {
+            endpoint.suffer(&ended);
+        }
     }
 
     /// Whether there is something to poll. Drives the device.
     fn look(&self) -> bool {
-        self.collect(&mut lock(&self.taker));
-        !self.ready.is_empty()
+        let mut taker = lock(&self.taker);
+        self.collect(&mut taker);
+        !taker.ready.is_empty()
     }
+}
+
+/// Counts up to `wanted` more, to at most `limit`; how many.
+#[inline]
+pub(crate) fn take(counter: &AtomicUsize, limit: usize, wanted: usize) -> usize {
+    let mut got = 0;
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+        got = wanted.min(limit.saturating_sub(taken));
+        (got > 0).then_some(taken + got)
+    });
+    got
 }
 
 impl provider::CompletionQueue for CompletionQueue {
     fn poll(&self, into: &mut Vec<Completion>, max: usize) -> usize {
         // Who holds it is about to give out the very completions that we would find.
-        let Ok(mut taken) = self.taker.try_lock() else {
+        let Ok(mut taker) = self.taker.try_lock() else {
             return 0;
         };
-        let mut count = self.ready.poll(into, max);
-        while count < max && self.cq.poll(&mut taken, max - count).unwrap_or(0) > 0 {
-            let before = count;
-            for ended in taken.drain(..) {
-                if let Some((completion, _slot)) = self.arrive(&ended) {
-                    into.push(completion);
-                    count += 1;
-                }
+        let before = into.len();
+        let first = max.min(taker.ready.len());
+        if first > 0 {
+            into.extend(taker.ready.drain(..first).map(|(completion, _)| completion));
+            self.taken.fetch_sub(first, Ordering::Relaxed);
+        }
+        loop {
+            let wanted = max - (into.len() - before);
+            if wanted == 0 || self.cq.poll(&mut taker.ended, wanted).unwrap_or(0) == 0 {
+                break;
             }
+            self.settle(&mut taker, |completion, _| into.push(completion));
             // Looking again would drive the device again, unless all that came was unsignalled.
-            if count > before {
+            if into.len() > before {
                 break;
             }
         }
-        count
+        into.len() - before
     }
 
     fn arm(&self, solicited_only: bool) -> Result<bool, Error> {

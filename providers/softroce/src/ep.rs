@@ -1,17 +1,17 @@
 //! Endpoints: a queue pair, with what the fabric wants to know of it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use fabric::provider::{self, EndpointAttributes, own};
-use fabric::util::Slot;
 use fabric::{
     Address, Completion, EndpointId, EndpointKind, Error, Event, EventQueue, Op, Opcode, PostError,
     Status, Work, WorkFlags,
 };
 use rnic::{Pd, Qp, QpInit};
 use roce::verbs::{
-    self, Access, CompletionKind, Local, MAX_SGE, QpAttr, QpState, QpType, RecvWork, SendWork,
+    self, Access, CompletionKind, MAX_SGE, QpAttr, QpState, QpType, RecvWork, SendWork,
 };
 use roce::wire::DEFAULT_PKEY;
 
@@ -47,6 +47,9 @@ pub(crate) struct Core {
     datagrams: Option<Datagrams>,
     send_queue: Arc<CompletionQueue>,
     recv_queue: Arc<CompletionQueue>,
+    /// Its seats at both.
+    send_seat: OnceLock<u32>,
+    recv_seat: OnceLock<u32>,
     send_depth: usize,
     recv_depth: usize,
     sends: Arc<AtomicUsize>,
@@ -151,16 +154,26 @@ impl Endpoint {
             datagrams,
             send_queue,
             recv_queue,
+            send_seat: OnceLock::new(),
+            recv_seat: OnceLock::new(),
             send_depth: attributes.send_depth,
             recv_depth: attributes.recv_depth,
             sends: Arc::default(),
             recvs: Arc::default(),
         });
+        // Dropped on the way out, it leaves its seats.
+        let endpoint = Self { core };
+        let core = &endpoint.core;
+        core.send_seat
+            .get_or_init(|| core.send_queue.table().seat(core));
+        let seat = core
+            .recv_seat
+            .get_or_init(|| core.recv_queue.table().seat(core));
         if core.shared.is_some() {
-            core.recv_queue.admit(&core)?;
+            core.recv_queue.admit(core, *seat)?;
         }
-        adapter.watch(&core);
-        Ok(Self { core })
+        adapter.watch(core);
+        Ok(endpoint)
     }
 }
 
@@ -190,14 +203,32 @@ impl Drop for Endpoint {
         core.adapter.forget(core);
         // Access happens under the device's lock: when this returns, there is none any more.
         core.fail(Tell::Peer);
-        core.send_queue.dismiss(core);
-        core.recv_queue.dismiss(core);
+        for (queue, seat) in [
+            (&core.send_queue, &core.send_seat),
+            (&core.recv_queue, &core.recv_seat),
+        ] {
+            if let Some(seat) = seat.get() {
+                queue.dismiss(core, *seat);
+            }
+        }
     }
 }
 
 impl provider::Endpoint for Endpoint {
     fn post(&self, work: &mut Vec<Work>) -> Result<(), PostError> {
-        accept_front(work, |work| self.core.accept(work))
+        let mut accepted = 0;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && accepted < work.len() {
+            let rest = &mut work[accepted..];
+            let (count, then) = match rest[0].op {
+                Op::Recv => self.core.accept_receives(rest),
+                _ => self.core.accept_sends(rest),
+            };
+            accepted += count;
+            outcome = then;
+        }
+        work.drain(..accepted);
+        outcome
     }
 
     fn connect(&self, to: &Address, private_data: &[u8]) -> Result<(), Error> {
@@ -249,66 +280,102 @@ impl Core {
             .is_ok()
     }
 
-    /// Accepts one work, leaving it without its memory; or leaves it as it was.
-    fn accept(self: &Arc<Self>, work: &mut Work) -> Result<(), PostError> {
-        match convert::operation(&work.op) {
-            Some(operation) => self.accept_send(work, operation),
-            None => self.accept_receive(work),
-        }
-    }
-
-    fn accept_send(
-        self: &Arc<Self>,
-        work: &mut Work,
-        operation: verbs::Operation,
-    ) -> Result<(), PostError> {
+    /// Accepts sends from the front, up to a batch of them, leaving them without their memory: how many, and why the next
+    /// was not, which is left as it was.
+    fn accept_sends(&self, work: &mut [Work]) -> (usize, Result<(), PostError>) {
         if matches!(self.state(), State::Idle | State::Connecting) {
-            return Err(PostError::NotConnected);
+            return (0, Err(PostError::NotConnected));
         }
-        let destination = match &self.datagrams {
-            Some(datagrams) => Some(datagrams.destination(work.peer)?),
-            None => None,
-        };
-        let slot = self.send_queue.reserve(&self.sends, self.send_depth)?;
-        let local = std::mem::take(&mut work.local).expose();
-        let gathered = if work.flags.contains(WorkFlags::INLINE) {
-            convert::inline(&local)
-        } else {
-            convert::list(&local, None).map(Local::Gather)
-        };
-        let gathered = match gathered {
-            Ok(gathered) => gathered,
-            Err(error) => {
-                work.local = local.conceal();
-                return Err(error);
+        let sends = work.iter().take(BATCH);
+        let wanted = sends
+            .take_while(|work| !matches!(work.op, Op::Recv))
+            .count();
+        let queue = &self.send_queue;
+        let room = queue.reserve(&self.sends, self.send_depth, wanted);
+        if room == 0 {
+            return (0, Err(PostError::QueueFull));
+        }
+        let mut batch = ROOM.take();
+        if batch.len() < room {
+            batch.resize(room.next_power_of_two(), SendWork::EMPTY);
+        }
+        let (ready, converted) = self.depart(&mut work[..room], &mut batch);
+        let (posted, refused) = self.qp.post_sends(&batch[..ready]);
+        if posted < ready {
+            let mut table = queue.table();
+            for (work, refused) in work[posted..ready].iter_mut().zip(&batch[posted..]) {
+                let flight = table.flights.land(refused.wr_id as u32);
+                let flight = flight.expect("it was not posted, so nobody reports it");
+                work.local = std::mem::take(&mut flight.local).conceal();
             }
-        };
-        let wr_id = self.send_queue.depart(Flight {
-            context: work.context,
-            opcode: work.op.opcode(),
-            local,
-            peer: work.peer.filter(|_| self.datagrams.is_some()),
-            unsignaled: work.flags.contains(WorkFlags::UNSIGNALED),
-            header: None,
-            endpoint: Some(Arc::clone(self)),
-            slot,
-        });
-        let posted = self.qp.post_send(SendWork {
-            wr_id,
-            operation,
-            flags: convert::flags(work.flags),
-            local: gathered,
-            destination,
-        });
-        posted.map_err(|refused| {
-            work.local = self.send_queue.recall(wr_id).local.conceal();
-            error::post(refused)
-        })
+        }
+        ROOM.set(batch);
+        if posted < room {
+            queue.give_up(&self.sends, room - posted);
+        }
+        (posted, refused.map_err(error::post).and(converted))
     }
 
-    fn accept_receive(self: &Arc<Self>, work: &mut Work) -> Result<(), PostError> {
-        debug_assert_eq!(work.op, Op::Recv, "all else is sent");
-        let slot = self.recv_queue.reserve(&self.recvs, self.recv_depth)?;
+    /// Notes sends as being in flight and says them in the words of verbs; how many, and why the next cannot be.
+    fn depart(&self, work: &mut [Work], batch: &mut [SendWork]) -> (usize, Result<(), PostError>) {
+        let seat = *self.send_seat.get().expect("seated when it was made");
+        let mut table = self.send_queue.table();
+        for (index, (work, send)) in work.iter_mut().zip(batch).enumerate() {
+            let destination = match &self.datagrams {
+                Some(datagrams) => match datagrams.destination(work.peer) {
+                    Ok(destination) => Some(destination),
+                    Err(error) => return (index, Err(error)),
+                },
+                None => None,
+            };
+            let operation = convert::operation(&work.op).expect("only receives are none");
+            let local = std::mem::take(&mut work.local).expose();
+            if let Err(error) = convert::gather(&local, work.flags, &mut send.local) {
+                work.local = local.conceal();
+                return (index, Err(error));
+            }
+            let (number, flight) = table.flights.depart();
+            flight.context = work.context;
+            flight.opcode = work.op.opcode();
+            flight.local = local;
+            flight.peer = work.peer.filter(|_| destination.is_some());
+            flight.unsignaled = work.flags.contains(WorkFlags::UNSIGNALED);
+            flight.header = None;
+            flight.seat = seat;
+            send.wr_id = number.into();
+            send.operation = operation;
+            send.flags = convert::flags(work.flags);
+            send.destination = destination;
+        }
+        (work.len(), Ok(()))
+    }
+
+    /// The same for receives.
+    fn accept_receives(&self, work: &mut [Work]) -> (usize, Result<(), PostError>) {
+        let receives = work.iter().take(BATCH);
+        let wanted = receives
+            .take_while(|work| matches!(work.op, Op::Recv))
+            .count();
+        let queue = &self.recv_queue;
+        let room = queue.reserve(&self.recvs, self.recv_depth, wanted);
+        if room == 0 {
+            return (0, Err(PostError::QueueFull));
+        }
+        let mut posted = 0;
+        let mut outcome = Ok(());
+        let mut receive = RecvWork::default();
+        for work in &mut work[..room] {
+            outcome = self.accept_receive(work, &mut receive);
+            if outcome.is_err() {
+                queue.give_up(&self.recvs, room - posted);
+                break;
+            }
+            posted += 1;
+        }
+        (posted, outcome)
+    }
+
+    fn accept_receive(&self, work: &mut Work, receive: &mut RecvWork) -> Result<(), PostError> {
         let (header, front) = match &self.datagrams {
             Some(datagrams) => {
                 let (header, front) = datagrams.reserve_header();
@@ -317,41 +384,52 @@ impl Core {
             None => (None, None),
         };
         let local = std::mem::take(&mut work.local).expose();
-        let sges = match convert::list(&local, front) {
-            Ok(sges) => sges,
-            Err(error) => {
-                work.local = local.conceal();
-                self.release_header(header);
-                return Err(error);
-            }
-        };
-        let wr_id = self.recv_queue.depart(Flight {
-            context: work.context,
-            opcode: Opcode::Recv,
-            local,
-            peer: None,
-            unsignaled: false,
-            header,
-            endpoint: Some(Arc::clone(self)),
-            slot,
-        });
-        let posted = self.qp.post_recv(&RecvWork { wr_id, sges });
-        posted.map_err(|refused| {
-            work.local = self.recv_queue.recall(wr_id).local.conceal();
+        if let Err(error) = convert::list(&local, front, &mut receive.sges) {
+            work.local = local.conceal();
+            self.release_header(header);
+            return Err(error);
+        }
+        let mut table = self.recv_queue.table();
+        let (number, flight) = table.flights.depart();
+        flight.context = work.context;
+        flight.opcode = Opcode::Recv;
+        flight.local = local;
+        flight.peer = None;
+        flight.unsignaled = false;
+        flight.header = header;
+        flight.seat = *self.recv_seat.get().expect("seated when it was made");
+        drop(table);
+        receive.wr_id = number.into();
+        self.qp.post_recv(receive).map_err(|refused| {
+            let mut table = self.recv_queue.table();
+            let flight = table.flights.land(number);
+            let flight = flight.expect("it was not posted, so nobody reports it");
+            work.local = std::mem::take(&mut flight.local).conceal();
+            drop(table);
             self.release_header(header);
             error::post(refused)
         })
     }
 
+    /// What counts work of a kind that is outstanding.
+    #[inline]
+    pub(crate) fn outstanding(&self, opcode: Opcode) -> &Arc<AtomicUsize> {
+        match (&self.shared, opcode.is_receive()) {
+            (_, false) => &self.sends,
+            (None, true) => &self.recvs,
+            (Some(shared), true) => &shared.outstanding,
+        }
+    }
+
     /// Makes the end of a work that the device reports one that the program understands; `None` if it asked not to hear of
-    /// it.
+    /// it, and then the work keeps its memory.
+    #[inline]
     pub(crate) fn arrive(
-        self: &Arc<Self>,
-        flight: Flight,
+        &self,
+        flight: &mut Flight,
         ended: &verbs::Completion,
-    ) -> Option<(Completion, Slot)> {
+    ) -> Option<Completion> {
         if ended.status != verbs::Status::Success {
-            self.suffer(ended);
             let opcode = flight.opcode;
             return Some(self.finish(flight, opcode, convert::status(ended.status)));
         }
@@ -367,23 +445,19 @@ impl Core {
                 len = len.saturating_sub(Datagrams::HEADER);
             }
         }
-        let (mut completion, slot) = self.finish(flight, opcode, Status::Success);
+        let mut completion = self.finish(flight, opcode, Status::Success);
         completion.peer = peer;
         completion.len = len;
         completion.immediate = ended.imm;
         completion.invalidated = ended.invalidated.map(|key| key.0.into());
-        Some((completion, slot))
+        Some(completion)
     }
 
     /// Ends a work: its memory is the program's again.
-    pub(crate) fn finish(
-        &self,
-        flight: Flight,
-        opcode: Opcode,
-        status: Status,
-    ) -> (Completion, Slot) {
+    #[inline]
+    pub(crate) fn finish(&self, flight: &mut Flight, opcode: Opcode, status: Status) -> Completion {
         self.release_header(flight.header);
-        let completion = Completion {
+        Completion {
             context: flight.context,
             status,
             opcode,
@@ -392,14 +466,13 @@ impl Core {
             invalidated: None,
             endpoint: self.id,
             peer: flight.peer,
-            local: flight.local.conceal(),
-        };
-        (completion, flight.slot)
+            local: std::mem::take(&mut flight.local).conceal(),
+        }
     }
 
     /// A work has failed, and with it a connection.
     #[cold]
-    fn suffer(self: &Arc<Self>, ended: &verbs::Completion) {
+    pub(crate) fn suffer(self: &Arc<Self>, ended: &verbs::Completion) {
         let is_send = !matches!(
             ended.kind,
             CompletionKind::Recv | CompletionKind::RecvWriteWithImm
@@ -458,3 +531,11 @@ impl Core {
         }
     }
 }
+
+thread_local! {
+    /// Kept, so that posting allocates nothing.
+    static ROOM: Cell<Vec<SendWork>> = const { Cell::new(Vec::new()) };
+}
+
+/// Work that goes to the device at once.
+const BATCH: usize = 64;

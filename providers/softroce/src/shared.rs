@@ -1,15 +1,14 @@
 //! Receives that several endpoints share.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use fabric::util::Slot;
 use fabric::{EventQueue, Opcode, PostError, Work, provider};
 use rnic::{Pd, Srq};
 use roce::verbs::{MAX_SGE, RecvWork};
 
-use crate::cq::{SHARED, lock};
-use crate::flight::{Flight, Flights};
+use crate::cq::{SHARED, lock, take};
+use crate::flight::Flights;
 use crate::{convert, error};
 
 /// A shared receive queue of the device, beside what is posted to it.
@@ -17,7 +16,8 @@ pub(crate) struct SharedReceive {
     pub(crate) srq: Srq,
     pub(crate) depth: usize,
     pub(crate) events: EventQueue,
-    outstanding: Arc<AtomicUsize>,
+    /// Receives that were posted and whose completion was not polled.
+    pub(crate) outstanding: Arc<AtomicUsize>,
     flights: Mutex<Flights>,
 }
 
@@ -32,39 +32,45 @@ impl SharedReceive {
         }
     }
 
-    /// Takes a receive out that has ended.
-    pub(crate) fn take(&self, number: u32) -> Option<Flight> {
-        lock(&self.flights).remove(number)
+    /// What is in flight. Locked after the table of a completion queue.
+    pub(crate) fn flights(&self) -> MutexGuard<'_, Flights> {
+        lock(&self.flights)
     }
 
     fn accept(&self, work: &mut Work) -> Result<(), PostError> {
-        let slot = Slot::counted(&self.outstanding, self.depth)?;
+        if take(&self.outstanding, self.depth, 1) == 0 {
+            return Err(PostError::QueueFull);
+        }
+        let posted = self.post_counted(work);
+        if posted.is_err() {
+            self.outstanding.fetch_sub(1, Ordering::Relaxed);
+        }
+        posted
+    }
+
+    fn post_counted(&self, work: &mut Work) -> Result<(), PostError> {
         let local = std::mem::take(&mut work.local).expose();
-        let sges = match convert::list(&local, None) {
-            Ok(sges) => sges,
-            Err(error) => {
-                work.local = local.conceal();
-                return Err(error);
-            }
-        };
-        let number = lock(&self.flights).insert(Flight {
-            context: work.context,
-            opcode: Opcode::Recv,
-            local,
-            peer: None,
-            unsignaled: false,
-            header: None,
-            endpoint: None,
-            slot,
-        });
-        let wr_id = SHARED | u64::from(number);
-        self.srq
-            .post_recv(&RecvWork { wr_id, sges })
-            .map_err(|refused| {
-                let flight = self.take(number).expect("it was not posted");
-                work.local = flight.local.conceal();
-                error::post(refused)
-            })
+        let mut receive = RecvWork::default();
+        if let Err(error) = convert::list(&local, None, &mut receive.sges) {
+            work.local = local.conceal();
+            return Err(error);
+        }
+        let mut flights = self.flights();
+        let (number, flight) = flights.depart();
+        flight.context = work.context;
+        flight.opcode = Opcode::Recv;
+        flight.local = local;
+        flight.peer = None;
+        flight.unsignaled = false;
+        flight.header = None;
+        drop(flights);
+        receive.wr_id = SHARED | u64::from(number);
+        self.srq.post_recv(&receive).map_err(|refused| {
+            let mut flights = self.flights();
+            let flight = flights.land(number).expect("it was not posted");
+            work.local = std::mem::take(&mut flight.local).conceal();
+            error::post(refused)
+        })
     }
 }
 
@@ -78,10 +84,16 @@ impl provider::SharedReceive for SharedReceive {
     }
 
     fn drain(&self) -> Vec<Work> {
+        let mut flights = self.flights();
         let receives = std::iter::from_fn(|| self.srq.take_back());
-        let flights = receives.filter_map(|receive| self.take(receive.wr_id as u32));
-        flights
-            .map(|flight| Work::recv(flight.context, flight.local.conceal()))
-            .collect()
+        let works: Vec<Work> = receives
+            .filter_map(|receive| {
+                let flight = flights.land(receive.wr_id as u32)?;
+                let local = std::mem::take(&mut flight.local);
+                Some(Work::recv(flight.context, local.conceal()))
+            })
+            .collect();
+        self.outstanding.fetch_sub(works.len(), Ordering::Relaxed);
+        works
     }
 }

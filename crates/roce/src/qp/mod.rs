@@ -16,6 +16,7 @@ mod send_queue;
 mod state;
 mod unreliable;
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -279,11 +280,16 @@ impl Qp {
     }
 
     /// Queues a piece of send work. In error states it is flushed at once.
-    pub fn post_send(&mut self, work: SendWork, host: &mut impl Host) -> Result<(), PostError> {
+    pub fn post_send(
+        &mut self,
+        work: impl Borrow<SendWork>,
+        host: &mut impl Host,
+    ) -> Result<(), PostError> {
+        let work = work.borrow();
         if matches!(self.state, QpState::Reset | QpState::Init | QpState::Rtr) {
             return Err(PostError::State(self.state));
         }
-        let failed = self.check(&work)?;
+        let failed = self.check(work)?;
         if matches!(self.state, QpState::Sqe | QpState::Err) {
             let kind = work.operation.completion_kind();
             host.complete_send(Completion::of(

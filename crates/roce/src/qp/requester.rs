@@ -134,7 +134,7 @@ impl Requester {
         self.una == self.high
     }
 
-    pub(super) fn push(&mut self, link: &Link, work: SendWork, failed: Option<Status>) {
+    pub(super) fn push(&mut self, link: &Link, work: &SendWork, failed: Option<Status>) {
         self.queue.push(link, work, failed);
     }
 

@@ -41,7 +41,7 @@ impl Sender {
         self.queue.len()
     }
 
-    pub(super) fn push(&mut self, link: &Link, work: SendWork, failed: Option<Status>) {
+    pub(super) fn push(&mut self, link: &Link, work: &SendWork, failed: Option<Status>) {
         self.queue.push(link, work, failed);
     }
 
