@@ -455,8 +455,12 @@ impl Nic {
             return;
         }
         let awaits = entry.awaits.take();
-        let is_suspect =
-            !entry.is_settled && is_on && extension::is_marked(source.ip(), source.port());
+        // The word that data stands in for would have brought the peer's offer: it is asked for as well.
+        let is_unknown = !entry.is_settled || awaits.is_some();
+        let is_suspect = is_unknown
+            && !entry.is_extended
+            && is_on
+            && extension::is_marked(source.ip(), source.port());
         entry.is_settled = true;
         if let Some(id) = awaits {
             // The peer has our reply, or it would not send: its own word may be late or lost.

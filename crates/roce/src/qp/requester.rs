@@ -58,6 +58,7 @@ pub(super) struct Requester {
     probes: u32,
     /// How often the probe timer was doubled since a round trip was last measured: as long as packets are sent again
     /// for want of patience no round trip can be measured, so patience must outlast what comes back (Karn's rule).
+    /// Evidence of loss takes it back: the silence was not for want of patience.
     backoff: u32,
     /// Bytes acknowledged since a round trip was last measured.
     acked_since: u32,
@@ -66,6 +67,8 @@ pub(super) struct Requester {
     timed: Option<(Psn, Instant)>,
     /// A gap at this PSN was already acted upon.
     rewound: Option<Psn>,
+    /// What the peer said last of gaps is that it throws away what comes behind one.
+    goes_back: bool,
     draining: bool,
     retransmitted: u64,
 }
@@ -97,6 +100,7 @@ impl Requester {
             last_progress: Instant::ZERO,
             timed: None,
             rewound: None,
+            goes_back: false,
             draining: false,
             retransmitted: 0,
         }
@@ -301,8 +305,17 @@ impl Requester {
         }
         match aeth.syndrome {
             Syndrome::Ack { .. } => {
+                let (before, was_asked) = (self.una, self.probes > 0);
+                if self.goes_back && was_asked {
+                    self.timed = None;
+                }
                 self.acknowledge(psn.next());
                 self.advance(now, link, host);
+                if self.goes_back && was_asked && self.una != before {
+                    // The question filled the gap, behind which nothing was kept.
+                    self.backoff = 0;
+                    self.give_up_from(link, self.una);
+                }
                 self.answer_gap(now, link);
             }
             Syndrome::RnrNak { timer } => {
@@ -316,6 +329,9 @@ impl Requester {
                 match self.selective {
                     // The peer does not use the extensions yet: it threw away everything behind the gap.
                     Some(_) => {
+                        self.goes_back = true;
+                        self.backoff = 0;
+                        self.timed = None;
                         self.give_up_from(link, psn);
                         self.judge(now, link);
                     }

@@ -126,6 +126,8 @@ impl Responder {
     /// Takes packets ahead of a gap from here on.
     pub(super) fn use_extensions(&mut self) {
         if self.reorder.is_none() {
+            // What comes behind a gap is reported from here on, also where a NAK, perhaps lost, was all there was to say.
+            self.awaiting &= self.reply == Some(Reply::NotReady);
             self.reorder = Some(Box::new(Reorder::new()));
         }
     }

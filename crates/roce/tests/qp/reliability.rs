@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringmail_roce::sim::{Config, Faults};
+use ringmail_roce::sim::{Config, Faults, Rng};
 use ringmail_roce::verbs::{Operation, QpState, Retries, Status};
 use ringmail_roce::wire::{NakCode, Opcode, Operation as Packet, Syndrome};
 
@@ -345,6 +345,62 @@ fn a_loss_before_both_sides_use_the_extensions_costs_no_timeout() {
             "with node {extended} extended: {took:?}"
         );
     }
+}
+
+#[test]
+fn losses_farther_back_than_a_report_reaches_are_found_out() {
+    // A first flight of 440 packets of which the receiver's socket took but a few.
+    let mut world = world(Config {
+        timeout: Some(Duration::from_millis(100)),
+        ..Config::default()
+    });
+    for node in &mut world.nodes {
+        node.qp.set_receive_budget(1 << 20);
+        node.qp.use_extensions(1 << 20);
+    }
+    lose(&mut world, |from, _, lost| from == 0 && lost < 400);
+    let before = world.now;
+    for id in 0..11 {
+        post(&mut world, work(id, Operation::Write(at(0)), 40_000));
+    }
+    run(&mut world);
+    let all: Vec<_> = (0..11).map(|id| (id, Status::Success)).collect();
+    assert_eq!(sent(&world), all);
+    assert!(memory(&world, 1, 0, 40_000) == source(40_000));
+    let took = world.now - before;
+    println!("took {took:?}");
+    assert!(took < Duration::from_millis(50), "{took:?}");
+}
+
+#[test]
+fn losses_towards_a_peer_that_goes_back_cost_few_timeouts() {
+    // The peer never learnt that extensions are spoken. It throws away what is behind a gap, says so once, and is then
+    // silent: where that one word is lost, too, only the question for the oldest packet is ever answered.
+    let timeout = Duration::from_millis(100);
+    let mut worst = Duration::ZERO;
+    for seed in 0..40 {
+        let mut world = world(Config {
+            timeout: Some(timeout),
+            retry_count: Retries::Unlimited,
+            ..Config::default()
+        });
+        world.nodes[0].qp.use_extensions(200 << 10);
+        let mut rng = Rng::new(seed);
+        lose(&mut world, move |from, _, _| {
+            rng.chance(if from == 0 { 0.07 } else { 0.3 })
+        });
+        let before = world.now;
+        post(&mut world, work(1, Operation::Write(at(0)), 40_000));
+        run(&mut world);
+        assert_eq!(sent(&world), [(1, Status::Success)]);
+        assert!(memory(&world, 1, 0, 40_000) == source(40_000));
+        worst = worst.max(world.now - before);
+    }
+    println!("worst: {worst:?}");
+    assert!(
+        worst < 25 * timeout,
+        "{worst:?}: more than one for two packets"
+    );
 }
 
 #[test]

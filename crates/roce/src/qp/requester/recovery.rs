@@ -130,6 +130,7 @@ impl Requester {
             self.advance(now, link, host);
             return self.on_gap(now, link);
         }
+        self.goes_back = false;
         if sack.window != 0 {
             self.congestion
                 .set_budget(u32::from(sack.window) * link.mtu());
@@ -197,6 +198,7 @@ impl Requester {
     pub(super) fn judge(&mut self, now: Instant, link: &Link) {
         let reorder = if self.probes == 0 { REORDER } else { IN_ORDER };
         if self.mark_lost(link, reorder) {
+            self.backoff = 0;
             self.congestion.on_loss(now);
         }
         let has_suspects = self.selective.as_ref().is_some_and(|selective| {
@@ -237,6 +239,8 @@ impl Requester {
         let is_missing = |psn| self.is_missing_response(link, psn);
         selective.judge_responses(self.una, self.acked, reorder, is_missing, &mut lost);
         self.in_flight = self.in_flight.saturating_sub(freed);
+        // How long a lost packet takes to be acknowledged would measure recovery.
+        self.timed = self.timed.filter(|&(psn, _)| !selective.is_lost(psn));
         self.selective = Some(selective);
         found
     }
@@ -271,8 +275,9 @@ impl Requester {
         }
     }
 
-    /// Nothing was heard for a while: asks with one packet, in turn the newest, whose answer tells what is missing, and
-    /// the oldest, which a peer that waits for a receive answers alone.
+    /// Nothing was heard for a while: asks with one packet, in turn the newest that a report reaches, whose answer tells what is missing, and
+    /// the oldest, which a peer that waits for a receive answers alone, as does one without extensions that waits for a gap
+    /// to be filled.
     pub(super) fn probe(&mut self, now: Instant, link: &Link) {
         if let (Some(timeout), Retries::Limited(count)) = (link.timeout, link.retry_count)
             && self.probes > u32::from(count)
@@ -281,10 +286,20 @@ impl Requester {
             self.queue.fail(0, Status::RetryExceeded);
             return;
         }
-        let newest = self.high - 1;
+        // Of what lies farther ahead than a report reaches no answer tells.
+        let from = if self.acked.since(self.una) > 0 {
+            self.acked
+        } else {
+            self.una
+        };
+        let newest = match self.high.since(from) > Sack::SPAN as i32 {
+            true => from + (Sack::SPAN - 1),
+            false => self.high - 1,
+        };
         let has_lost = self.selective.as_ref().is_some_and(|s| s.has_lost());
         if !has_lost {
-            let psn = if self.probes.is_multiple_of(2) && !self.answered.contains(newest) {
+            let tells = !self.goes_back && !self.answered.contains(newest);
+            let psn = if tells && self.probes.is_multiple_of(2) {
                 newest
             } else {
                 self.una
