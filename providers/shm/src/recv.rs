@@ -159,6 +159,7 @@ impl RecvHalf {
             return false;
         };
         let mut any = false;
+        let mut made_room = false;
         for _ in 0..BUDGET {
             let Some(cell) = from.consumer.peek() else {
                 break;
@@ -173,7 +174,7 @@ impl RecvHalf {
                     any = true;
                     // Its sender waits for room.
                     if self.inbox.current.is_some() {
-                        from.consumer.acknowledge(done.wrapping_sub(1));
+                        made_room |= from.consumer.acknowledge(done.wrapping_sub(1));
                     }
                 }
                 Taken::Starved => {
@@ -192,7 +193,7 @@ impl RecvHalf {
         }
         // Relaxed: whether it was told twice makes no difference.
         let told = self.core.told.load(Ordering::Relaxed);
-        if (at_once || !any) && from.consumer.acknowledge(told) {
+        if (at_once || !any) && from.consumer.acknowledge(told) || made_room {
             from.peer.bell.ring_if_sleeping();
         }
         any

@@ -181,9 +181,11 @@ impl Producer {
         self.next.wrapping_sub(self.done)
     }
 
-    /// A free part of the data area, of `len` bytes or, if there are fewer in one piece, of at least `least`.
+    /// A free part of the data area, of `len` bytes or, if there are fewer in one piece, of at least `least`, or of half the area.
     pub(crate) fn room_for(&self, len: usize, least: usize) -> Option<Chunk> {
         let size = u64::from(self.lane.geometry.data);
+        // However the area is cut, one of two halves is in one piece once all is free.
+        let least = least.min(size as usize / 2);
         let free = size - (self.head - self.tail);
         let at = self.head & (size - 1);
         let before_end = (size - at).min(free);
