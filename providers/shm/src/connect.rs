@@ -18,7 +18,7 @@ use fabric::{Address, Error, Event};
 use crate::address;
 use crate::ep::{Core, State, Tell};
 use crate::helper::Node;
-use crate::listener::{self, Hearing};
+use crate::listener::{self, Silent};
 use crate::lock;
 use crate::mapping::Mapping;
 use crate::ring::{Geometry, Way};
@@ -39,7 +39,7 @@ pub(crate) struct Link {
 #[derive(Debug, Default)]
 pub(crate) enum Stage {
     /// A peer has connected and not said what it wants.
-    Hearing(Weak<Hearing>, Instant),
+    Hearing(Silent),
     /// A program is to answer a request.
     Waiting,
     /// We asked.
@@ -100,7 +100,7 @@ impl Link {
     /// Whether it has waited for longer than a peer that is alive takes.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
         match &*lock::mutex(&self.stage) {
-            Stage::Hearing(_, since) => now.duration_since(*since) > crate::HEARING,
+            Stage::Hearing(silent) => now.duration_since(silent.since) > crate::HEARING,
             Stage::Asking(_, asked) => now.duration_since(asked.since) > crate::PATIENCE,
             _ => false,
         }
@@ -237,7 +237,7 @@ fn on_message(
                 hello,
                 private_data,
             },
-            Stage::Hearing(hearing, _),
+            Stage::Hearing(silent),
         ) => {
             if !geometry.is_valid() || files.is_empty() {
                 return None;
@@ -247,7 +247,7 @@ fn on_message(
             let peer = node.peers.meet(link.peer.pid, &hello, files).ok()?;
             link.enter(Stage::Waiting);
             let ring = (Arc::new(mapping), geometry);
-            listener::hear(node, link, &hearing, (ring, peer), private_data);
+            listener::hear(node, link, &silent, (ring, peer), private_data);
         }
         (
             Message::Reply {

@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll};
 use crate::bell::Bell;
 use crate::connect::{self, Link, Retry, Stage};
 use crate::cq::Queue;
-use crate::listener::Hearing;
+use crate::listener::{Hearing, REST};
 use crate::peer::Peers;
 use crate::region::Exports;
 use crate::ring::Geometry;
@@ -218,6 +218,17 @@ impl Node {
         watch(&self.epoll, hearing.socket.as_fd(), hearing.token)
     }
 
+    /// Wakes up for those who want to be let in, or does not.
+    pub(crate) fn listen_to(&self, hearing: &Hearing, listens: bool) {
+        let flags = match listens {
+            true => epoll::EventFlags::IN,
+            false => epoll::EventFlags::empty(),
+        };
+        let data = epoll::EventData::new_u64(hearing.token);
+        // It may have been removed meanwhile.
+        let _ = epoll::modify(&self.epoll, &hearing.socket, data, flags);
+    }
+
     pub(crate) fn remove_listener(&self, hearing: &Hearing) {
         let _ = epoll::delete(&self.epoll, &hearing.socket);
         lock::mutex(&self.listeners).remove(&hearing.token);
@@ -283,6 +294,8 @@ impl Node {
     fn run(self: Arc<Self>) {
         let mut events = Vec::with_capacity(EVENTS);
         let mut lease = SHORTEST_LEASE;
+        // When to look at what waits, while others poll.
+        let mut due = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
             let queues = self.queues();
             let is_recalled = self.recalled.swap(false, Ordering::SeqCst);
@@ -295,6 +308,11 @@ impl Node {
                     queue.drive();
                 }
                 drop(queues);
+                let now = Instant::now();
+                if now >= due {
+                    let next = self.patience().unwrap_or(SOMETIMES);
+                    due = now + next.min(REST);
+                }
                 self.sleep(&mut events, Some(lease));
                 lease = (2 * lease).min(LONGEST_LEASE);
                 continue;
@@ -342,8 +360,20 @@ impl Node {
         for link in overdue {
             self.lose(&link);
         }
+        let listeners: Vec<_> = lock::mutex(&self.listeners).values().cloned().collect();
+        let mut rests = false;
+        for hearing in listeners {
+            match hearing.wakes(now) {
+                Some(true) => self.listen_to(&hearing, true),
+                Some(false) => rests = true,
+                None => {}
+            }
+        }
         if !lock::mutex(&self.retries).is_empty() {
             return Some(IMPATIENCE);
+        }
+        if rests {
+            return Some(REST);
         }
         (!waiting.is_empty()).then_some(SOMETIMES)
     }

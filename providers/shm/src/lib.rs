@@ -48,6 +48,8 @@ mod send;
 mod shared;
 #[cfg(target_os = "linux")]
 mod socket;
+#[cfg(all(test, target_os = "linux"))]
+mod strangers;
 #[cfg(target_os = "linux")]
 mod wire;
 

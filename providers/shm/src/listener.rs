@@ -4,8 +4,8 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use fabric::provider::{self, PendingConnection};
 use fabric::{Address, Capabilities, ConnectionRequest, Error, Event, EventQueue};
@@ -15,6 +15,7 @@ use crate::connect::{self, ALREADY, Link, Stage};
 use crate::ep::{Endpoint, State, Tell};
 use crate::fork;
 use crate::helper::{Home, Node};
+use crate::lock;
 use crate::mapping::Mapping;
 use crate::peer::PeerNode;
 use crate::ring::{Geometry, Way};
@@ -37,8 +38,37 @@ pub(crate) struct Hearing {
     home: Weak<Home>,
     events: EventQueue,
     capabilities: Arc<Capabilities>,
-    /// Peers that have connected, and requests that the program has not answered.
+    /// Requests that the program has not answered.
     waiting: AtomicUsize,
+    /// Peers that have connected and not said what they want.
+    silent: AtomicUsize,
+    /// Until when nobody more is let in.
+    resting: Mutex<Option<Instant>>,
+}
+
+/// A peer that has connected and not said what it wants.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    hearing: Weak<Hearing>,
+    pub(crate) since: Instant,
+}
+
+impl Silent {
+    fn new(hearing: &Arc<Hearing>) -> Self {
+        hearing.silent.fetch_add(1, Ordering::Relaxed);
+        Self {
+            hearing: Arc::downgrade(hearing),
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        if let Some(hearing) = self.hearing.upgrade() {
+            hearing.silent.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Listener {
@@ -74,6 +104,8 @@ impl Listener {
             events: events.clone(),
             capabilities: Arc::clone(capabilities),
             waiting: AtomicUsize::new(0),
+            silent: AtomicUsize::new(0),
+            resting: Mutex::new(None),
         });
         home.node
             .add_listener(&hearing)
@@ -106,6 +138,9 @@ impl Hearing {
     /// Peers have connected.
     pub(crate) fn accept(self: &Arc<Self>, node: &Node) {
         loop {
+            if self.silent.load(Ordering::Relaxed) >= MOST_SILENT {
+                return self.rest(node);
+            }
             let (socket, peer) = match socket::accept(self.socket.as_fd()) {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -113,7 +148,12 @@ impl Hearing {
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // No descriptor is free, say: whoever waits goes on waiting, and is not looked at all the time.
+                    tracing::debug!(%error, "letting a peer in");
+                    return self.rest(node);
+                }
             };
             if self.waiting.load(Ordering::Relaxed) >= BACKLOG {
                 let full = Message::Reject {
@@ -124,11 +164,27 @@ impl Hearing {
                 let _ = socket::send(socket.as_fd(), &full, &[]);
                 continue;
             }
-            let stage = Stage::Hearing(Arc::downgrade(self), Instant::now());
+            let stage = Stage::Hearing(Silent::new(self));
             if let Err(error) = node.add_link(socket, peer, stage) {
                 tracing::debug!(%error, "watching a socket");
             }
         }
+    }
+
+    /// Lets nobody in for a while; who asks meanwhile waits, or tries again.
+    fn rest(&self, node: &Node) {
+        *lock::mutex(&self.resting) = Some(Instant::now() + REST);
+        node.listen_to(self, false);
+    }
+
+    /// Whether it rests, or did until now: then it is to be listened to again.
+    pub(crate) fn wakes(&self, now: Instant) -> Option<bool> {
+        let mut resting = lock::mutex(&self.resting);
+        let wakes = now >= (*resting)?;
+        if wakes {
+            *resting = None;
+        }
+        Some(wakes)
     }
 }
 
@@ -136,11 +192,11 @@ impl Hearing {
 pub(crate) fn hear(
     node: &Node,
     link: &Arc<Link>,
-    hearing: &Weak<Hearing>,
+    silent: &Silent,
     (ring, peer): ((Arc<Mapping>, Geometry), Arc<PeerNode>),
     private_data: Vec<u8>,
 ) {
-    let hearing = hearing.upgrade();
+    let hearing = silent.hearing.upgrade();
     let home = hearing.as_ref().and_then(|hearing| hearing.home.upgrade());
     let (Some(hearing), Some(home)) = (hearing, home) else {
         // Nobody listens any more.
@@ -256,3 +312,7 @@ const UNASKED: u32 = 1 << 31;
 const TRIES: usize = 16;
 /// Requests that may wait for their answer.
 const BACKLOG: usize = 1024;
+/// Peers that may be connected without having said what they want.
+const MOST_SILENT: usize = 256;
+/// How long nobody is let in when there is no room.
+pub(crate) const REST: Duration = Duration::from_millis(20);

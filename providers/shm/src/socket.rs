@@ -5,12 +5,11 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    sockopt,
 };
 
 use crate::wire::Message;
@@ -27,6 +26,7 @@ pub(crate) struct Received {
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Credentials {
+    /// Zero for a process that has no number here: one of another namespace.
     pub(crate) pid: i32,
     pub(crate) uid: u32,
 }
@@ -114,7 +114,10 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Received>> {
         .flags
         .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
     let message = match cut {
-        true => None,
+        true => {
+            tracing::warn!("a peer sent more than can be taken: are all descriptors used up?");
+            None
+        }
         false => Message::parse(&bytes[..received.bytes]),
     };
     Ok(Some(Received { message, files }))
@@ -145,10 +148,28 @@ fn place(name: &str) -> io::Result<SocketAddrUnix> {
 
 /// Who is at the other end, if it is this user.
 fn credentials(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
-    let peer = sockopt::socket_peercred(socket)?;
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: writes at most `len` bytes to a record of that size, for which any bytes are valid.
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    if asked != 0 {
+        return Err(io::Error::last_os_error());
+    }
     let credentials = Credentials {
-        pid: peer.pid.as_raw_nonzero().get(),
-        uid: peer.uid.as_raw(),
+        pid: peer.pid,
+        uid: peer.uid,
     };
     if credentials.uid != rustix::process::geteuid().as_raw() {
         return Err(io::ErrorKind::PermissionDenied.into());

@@ -205,6 +205,15 @@ fn the_peer() {
         len: number_of(),
         key: number_of(),
     };
+    if role == "abroad" {
+        // SAFETY: a plain call; children of this process have numbers of their own from here on.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWPID) };
+        assert_eq!(moved, 0, "only root is started with this role");
+        let mut child = Peer::command("fill", number, &at, theirs);
+        let said = child.output().unwrap().stderr;
+        eprint!("{}", String::from_utf8(said).unwrap());
+        return;
+    }
     let domain = open();
     let region = expose(&domain, REGION);
     let mut traffic = Traffic::new(&domain, theirs);
@@ -471,4 +480,26 @@ fn another_users_process_gets_nothing() {
         listener.next(Duration::ZERO).is_err(),
         "nothing is heard of it"
     );
+}
+
+#[test]
+fn a_process_without_a_number_here_is_served() {
+    // SAFETY: a plain call.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: only root can start a process in another namespace");
+        return;
+    }
+    let domain = open();
+    let listener = domain.listen("").unwrap();
+    let region = expose(&domain, LARGE);
+    let mut peer = Peer::start("abroad", 0, &listener.address(), region.remote());
+    let traffic = accept(&domain, &listener, 0, PATIENCE).expect("connects");
+    let deadline = Instant::now() + PATIENCE;
+    let mut bytes = [0; 8];
+    while bytes == [0; 8] {
+        region.read(LARGE - 8, &mut bytes).unwrap();
+        assert!(Instant::now() < deadline, "nothing is written");
+    }
+    drop(traffic);
+    assert_eq!(peer.says().next().as_deref(), Some("Success"));
 }

@@ -54,11 +54,15 @@ impl Process {
     pub(super) fn new(pid: libc::pid_t, greeting: &[u8]) -> Option<Self> {
         let greeting: &[u8; GREETING_LEN] = greeting.try_into().ok()?;
         let (words, _) = greeting.as_chunks::<8>();
-        allow(pid);
+        // One that has no number here can neither be read nor be given leave.
+        let permission = if pid > 0 { UNTRIED } else { REFUSED };
+        if permission == UNTRIED {
+            allow(pid);
+        }
         Some(Self {
             pid,
             probe: [u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])],
-            permission: AtomicU8::new(UNTRIED),
+            permission: AtomicU8::new(permission),
         })
     }
 

@@ -5,6 +5,7 @@
 //! for reading; the owner never reads it.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -22,10 +23,12 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Result<Self, Error> {
-        let mut memory = Memory::allocate(LEN);
+        let failed = |error| Error::io("making the table of keys", error);
+        let memory = Memory::try_allocate(LEN);
+        let mut memory = memory.ok_or_else(|| failed(io::ErrorKind::OutOfMemory.into()))?;
         memory
             .share()
-            .map_err(|error| Error::io("making the table of keys", std::io::Error::other(error)))?;
+            .map_err(|error| failed(io::Error::other(error)))?;
         let (file, _) = memory.descriptor().expect("just shared");
         Ok(Self {
             memory,
