@@ -70,6 +70,8 @@ impl provider::Domain for Domain {
         if attributes.kind != EndpointKind::Rdm {
             return self.inner.endpoint(attributes);
         }
+        send.layer();
+        recv.layer();
         let inner = Arc::clone(&self.inner);
         let endpoint = Endpoint::open(inner, attributes, send, recv, self.max_connections)?;
         Ok(Arc::new(endpoint))

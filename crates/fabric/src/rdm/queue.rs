@@ -20,6 +20,8 @@ pub(super) struct Queue {
     moving: Mutex<Vec<Completion>>,
     /// Whether some endpoint has work that a full queue below refused.
     backlog: AtomicBool,
+    /// Whether a datagram endpoint reports here, or has done so. Until then nothing is turned: what is below is what is polled.
+    layered: AtomicBool,
     both: OnceLock<OwnedFd>,
 }
 
@@ -31,6 +33,7 @@ impl Queue {
             routes: Mutex::default(),
             moving: Mutex::default(),
             backlog: AtomicBool::new(false),
+            layered: AtomicBool::new(false),
             both: OnceLock::new(),
         }
     }
@@ -41,6 +44,19 @@ impl Queue {
 
     pub(super) fn soft(&self) -> &SoftQueue {
         &self.soft
+    }
+
+    /// A datagram endpoint is being opened that will report here.
+    pub(super) fn layer(&self) {
+        // Release: pairs with the acquire load below. It comes before all that the endpoint's connections report, and who
+        // polls that sees it.
+        self.layered.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    fn is_layered(&self) -> bool {
+        // Acquire: pairs with the release store above.
+        self.layered.load(Ordering::Acquire)
     }
 
     pub(super) fn route(&self, connection: EndpointId, core: &Arc<Core>) {
@@ -60,17 +76,7 @@ impl Queue {
     pub(super) fn turn(&self, max: usize) -> usize {
         let mut moving = self.moving.lock().expect("nothing under the lock panics");
         let count = self.inner.poll(&mut moving, max);
-        for completion in moving.drain(..) {
-            let core = self.routes().get(&completion.endpoint).cloned();
-            match core {
-                None => self.soft.push(completion, None, Report::Plain),
-                Some(core) => {
-                    if let Some((completion, slot)) = core.turn(completion) {
-                        self.soft.push(completion, slot, Report::Plain);
-                    }
-                }
-            }
-        }
+        self.sort(moving.drain(..));
         drop(moving);
         if self.backlog.swap(false, Ordering::Relaxed) {
             let cores: Vec<_> = self.routes().values().cloned().collect();
@@ -81,6 +87,21 @@ impl Queue {
         count
     }
 
+    /// Turns what was polled below.
+    fn sort(&self, completions: impl Iterator<Item = Completion>) {
+        for completion in completions {
+            let core = self.routes().get(&completion.endpoint).cloned();
+            match core {
+                None => self.soft.push(completion, None, Report::Plain),
+                Some(core) => {
+                    if let Some((completion, slot)) = core.turn(completion) {
+                        self.soft.push(completion, slot, Report::Plain);
+                    }
+                }
+            }
+        }
+    }
+
     fn routes(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Core>>> {
         self.routes.lock().expect("nothing under the lock panics")
     }
@@ -88,11 +109,24 @@ impl Queue {
 
 impl provider::CompletionQueue for Queue {
     fn poll(&self, into: &mut Vec<Completion>, max: usize) -> usize {
+        if !self.is_layered() {
+            let before = into.len();
+            let count = self.inner.poll(into, max);
+            if !self.is_layered() {
+                return count;
+            }
+            // An endpoint was opened meanwhile: what was polled may be of its connections.
+            self.sort(into.drain(before..));
+        }
         self.turn(max);
         self.soft.poll(into, max)
     }
 
     fn arm(&self, solicited_only: bool) -> Result<bool, Error> {
+        if !self.is_layered() {
+            let found = self.inner.arm(solicited_only)?;
+            return Ok(self.soft.arm(solicited_only) || found);
+        }
         while self.inner.arm(solicited_only)? {
             if self.turn(BATCH) == 0 {
                 break;
@@ -104,16 +138,23 @@ impl provider::CompletionQueue for Queue {
     fn wait(&self, timeout: Duration) -> Result<bool, Error> {
         let deadline = Instant::now() + timeout;
         loop {
-            self.turn(BATCH);
-            if self.soft.wait(Duration::ZERO) {
-                return Ok(true);
-            }
             let left = deadline.saturating_duration_since(Instant::now());
+            // Only the failure of an attempt to connect is reported without the queue below: look for it now and then.
+            let nap = left.min(LOOK_AGAIN);
+            if !self.is_layered() {
+                if self.inner.wait(nap)? {
+                    return Ok(true);
+                }
+            } else {
+                self.turn(BATCH);
+                if self.soft.wait(Duration::ZERO) {
+                    return Ok(true);
+                }
+                self.inner.wait(nap)?;
+            }
             if left.is_zero() {
                 return Ok(false);
             }
-            // Only the failure of an attempt to connect is reported without the queue below: look for it now and then.
-            self.inner.wait(left.min(LOOK_AGAIN))?;
         }
     }
 
