@@ -39,19 +39,22 @@ impl CqShared {
         }
     }
 
-    /// Adds a completion and tells who armed the queue. A full queue loses it, as hardware does, and says so once.
+    /// Adds a completion; whether it counts as solicited. A full queue loses it, as hardware does, and says so once. After
+    /// the last of several comes [`CqShared::notify`].
     #[inline]
-    pub(crate) fn push(&self, completion: Completion, events: &EventQueue) {
+    #[must_use]
+    pub(crate) fn push(&self, completion: Completion, events: &EventQueue) -> bool {
         let solicited = completion.solicited || completion.status != Status::Success;
         if self.ring.push(completion).is_err() {
             self.overrun(events);
         }
-        if self.channel.is_some() {
-            self.notify(solicited);
-        }
+        solicited
     }
 
-    fn notify(&self, solicited: bool) {
+    /// Tells who armed the queue of completions that were added, one of them perhaps `solicited`. Once for all of them: the
+    /// fence costs more than adding one.
+    #[inline]
+    pub(crate) fn notify(&self, solicited: bool) {
         let Some(channel) = &self.channel else { return };
         // SeqCst fence: pairs with the one in `arm`. Either the armer's next poll finds the completion, or we find it
         // armed.

@@ -670,10 +670,18 @@ impl Nic {
             ..
         } = self;
         let qp = &engines[slot].as_ref().expect(LIVE).shared;
+        // Whether there were any, and a solicited one among them.
+        let (mut sends, mut receives) = (None, None);
         for reported in completions.drain(..) {
-            match reported {
-                Reported::Send(completion) => qp.send_cq.push(completion, events),
-                Reported::Recv(completion) => qp.recv_cq.push(completion, events),
+            let (queue, solicited, completion) = match reported {
+                Reported::Send(completion) => (&qp.send_cq, &mut sends, completion),
+                Reported::Recv(completion) => (&qp.recv_cq, &mut receives, completion),
+            };
+            *solicited = Some(queue.push(completion, events) | solicited.unwrap_or(false));
+        }
+        for (queue, reported) in [(&qp.send_cq, sends), (&qp.recv_cq, receives)] {
+            if let Some(solicited) = reported {
+                queue.notify(solicited);
             }
         }
     }
