@@ -64,18 +64,22 @@ pub(crate) fn a_write_with_immediate_consumes_a_receive_and_leaves_it_alone(
 ) -> Tested {
     bench.requires(Operations::IMMEDIATE)?;
     let pair = bench.pair();
-    let region = pair.b.region(64);
-    pair.b.post(Work::recv(1, pair.b.buf(b"untouched")));
-    let work = Work::write(2, pair.a.buf(b"written"), region.remote()).with_immediate(7);
-    pair.a.run(work);
-    let received = pair.b.success(1);
-    assert_eq!((received.opcode, received.len), (Opcode::RecvWrite, 7));
-    assert_eq!(received.immediate, Some(7));
-    assert_eq!(
-        &received.into_buf().expect("the receive's")[..],
-        b"untouched"
-    );
-    assert_eq!(&bytes(&region)[..8], b"written\0");
+    let region = pair.b.region(20_000);
+    // In one packet, and in several.
+    for len in [7, 3_000, 20_000] {
+        pair.b.post(Work::recv(1, pair.b.buf(b"untouched")));
+        let source = pattern(len, len);
+        let work = Work::write(2, pair.a.buf(&source), region.remote()).with_immediate(7);
+        pair.a.run(work);
+        let received = pair.b.success(1);
+        assert_eq!((received.opcode, received.len), (Opcode::RecvWrite, len));
+        assert_eq!(received.immediate, Some(7));
+        assert_eq!(
+            &received.into_buf().expect("the receive's")[..],
+            b"untouched"
+        );
+        assert_eq!(&bytes(&region)[..len], source);
+    }
     Ok(())
 }
 

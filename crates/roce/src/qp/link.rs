@@ -140,12 +140,10 @@ impl Link {
     }
 
     /// Whether `work` leaves in parts. The first packet of an ordinary WRITE is longer than the others and leaves alone,
-    /// which costs as much as a burst does; parts are all alike, and those of several messages share bursts.
+    /// which costs as much as a burst does; parts are all alike, and those of several messages share bursts. With an immediate
+    /// value it does not: the receiver reports the length of the whole message, which no part tells.
     pub(super) fn is_in_parts(&self, work: &SendWork, packets: u32) -> bool {
-        let is_write = matches!(
-            work.operation,
-            Operation::Write(_) | Operation::WriteWithImm(..)
-        );
+        let is_write = matches!(work.operation, Operation::Write(_));
         self.sends_parts && is_write && (2..=MOST_PARTS).contains(&packets)
     }
 

@@ -69,7 +69,7 @@ impl Offer {
     /// Flag: WRITEs in parts are understood. Each packet of such a WRITE is a WRITE ONLY whose RETH names the place of its
     /// own bytes, and as length all that is left of the message: more than the packet carries, but for the last. The
     /// first is refused if the message is not permitted as a whole; the message is counted when the last is executed.
-    /// The responses to a READ may all be READ RESPONSE ONLY.
+    /// A WRITE with an immediate value is never in parts. The responses to a READ may all be READ RESPONSE ONLY.
     pub const PARTS: u16 = 2;
 
     /// Reads the offer at the front of `bytes`; also returns what follows it.

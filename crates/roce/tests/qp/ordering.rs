@@ -69,6 +69,28 @@ fn the_packets_of_a_write_in_parts_are_alike_and_wait_behind_a_lost_one() {
     assert_eq!(count(&world, 0, Packet::WriteOnly), 5 + 1);
 }
 
+/// It once went in parts, and the receiver reported the length of the last.
+#[test]
+fn a_write_with_immediate_reports_the_whole_length_where_writes_go_in_parts() {
+    let mut world = world(Config {
+        parts: true,
+        ..selective()
+    });
+    post_recv(&mut world, 7, 0);
+    post(
+        &mut world,
+        work(1, Operation::WriteWithImm(at(0), 9), 3_000),
+    );
+    run(&mut world);
+    let lengths = world.nodes[1]
+        .machine
+        .received
+        .iter()
+        .map(|end| end.byte_len);
+    assert_eq!(lengths.collect::<Vec<_>>(), [3_000]);
+    assert_eq!(memory(&world, 1, 0, 3_000), source(3_000));
+}
+
 #[test]
 fn a_write_behind_a_lost_one_is_not_seen_before_it() {
     let mut world = world(selective());
